@@ -55,11 +55,14 @@ else
     mount -t tmpfs data /var/lib/stoq
 fi
 
-device=$(sed -n 's/^device *= *"\(.*\)".*/\1/p' /run/stoq/gateway.toml)
-case $device in
-    net_*) ;;
-    *) bash /bin/bind-nic.sh bind "$device" --no-iommu >/dev/console 2>&1 || fail "the gateway cannot have $device" ;;
-esac
+# One for each port.
+devices=$(sed -n 's/^ *device *= *"\([^"]*\)".*/\1/p' /run/stoq/gateway.toml)
+for device in $devices; do
+    case $device in
+        net_*) ;;
+        *) bash /bin/bind-nic.sh bind "$device" --no-iommu >/dev/console 2>&1 || fail "the gateway cannot have $device" ;;
+    esac
+done
 mount -o remount,ro /
 ( : >/written ) 2>/dev/null || say "/ is read-only"
 

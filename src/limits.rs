@@ -14,6 +14,8 @@ pub const RX_BURST_LEN: usize = 64;
 pub const TX_SEGMENTS_LEN_MAX: usize = 64;
 /// Frames that wait for the device, a worker. Past it, connections are not polled for more.
 pub const TX_PENDING_LEN_MAX: usize = 1024;
+/// Ports of one gateway: each worker has a queue at each, and one word has a bit for each.
+pub const PORTS_LEN_MAX: usize = 16;
 /// Received frames on their way to a worker that shares its device, and frames on their way from it to a queue.
 pub const SPREAD_RING_LEN: usize = 1024;
 /// Frames that a queue takes from one worker before the others have their turn.

@@ -67,9 +67,14 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
                 "build with the default features (needs libdpdk-dev), or use network.kind = \"kernel-udp\"".into()
             });
             match opened::running(file) {
-                Some(ours) => findings.running("device", &format!("{} is in use", dpdk.device), &ours),
+                Some(ours) => {
+                    for port in dpdk.ports() {
+                        findings.running("device", &format!("{} is in use", port.device), &ours);
+                    }
+                }
                 None => {
-                    port(dpdk, &mut findings);
+                    huge_pages(dpdk, &mut findings);
+                    dpdk.ports().for_each(|dpdk| port(dpdk, &mut findings));
                     // These make the port fail too, with less to say.
                     #[cfg(feature = "dpdk")]
                     if !findings.has_failed(&["cores", "memory", "huge pages", "permissions", "interface"]) {
@@ -270,7 +275,6 @@ fn huge_pages(dpdk: &DpdkConfig, findings: &mut Findings) {
 
 /// Checks what a port needs.
 fn port(dpdk: &DpdkConfig, findings: &mut Findings) {
-    huge_pages(dpdk, findings);
     let name = dpdk.device.as_str();
     if name.starts_with("net_af_") || name.starts_with("net_tap") {
         let raw = capabilities::may_use_raw_sockets();

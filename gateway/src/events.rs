@@ -54,7 +54,7 @@ pub struct Up {
     pub cipher: String,
     /// The network of each worker, with its addresses.
     pub workers: Vec<NetworkInfo>,
-    /// The device's offloads; none on kernel sockets.
+    /// The offloads of the device, the first one of several; none on kernel sockets.
     pub offloads: Option<Offloads>,
     /// Whether the device's packet buffers lie in huge pages; none on kernel sockets.
     pub huge_pages: Option<bool>,

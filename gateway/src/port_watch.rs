@@ -1,4 +1,4 @@
-//! Checks the port of a running gateway once a second: whether it is there, its link, the kernel's interface under it, and whether any peer
+//! Checks the ports of a running gateway once a second: whether each is there, its link, the kernel's interface under it, and whether any peer
 //! acknowledges packets. A port may report packets as sent and lose all of them.
 
 use crate::faults::started;
@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::{INTERFACE_INTERVAL_MS, UNHEARD_S};
-use stoq::network::{DeviceView, LostPort};
+use stoq::network::{DeviceView, LostPort, OpenPort};
 use stoq::nic::interface::{Interface, InterfaceState, InterfaceView};
 use stoq::worker::WorkerStatus;
 
@@ -20,26 +20,32 @@ pub struct PortWatch {
 }
 
 impl PortWatch {
-    /// Watches this device, whose workers show these statuses. When the port is lost, the gateway ends: only a new start opens the port
-    /// again.
+    /// Watches the ports of this device, named so, whose workers show these statuses. When a port is lost, the gateway ends: only a new start
+    /// opens the port again.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(device: DeviceView, name: &str, statuses: Vec<Arc<WorkerStatus>>) -> anyhow::Result<Self> {
-        let (mut hearing, mut link) = (Hearing::default(), Link::default());
+    pub fn start(
+        device: DeviceView,
+        names: Vec<String>,
+        statuses: Vec<Arc<WorkerStatus>>,
+    ) -> anyhow::Result<Self> {
+        let mut hearing = Hearing::default();
+        let mut links: Vec<_> = names.iter().map(|_| Link::default()).collect();
         let lost = Arc::<OnceLock<_>>::default();
-        let (name, noted) = (name.to_owned(), lost.clone());
+        let noted = lost.clone();
         let watch = move || {
             if let Some(found) = device.lost().filter(|_| noted.get().is_none()) {
                 tracing::error!("{found}");
                 let _ = noted.set(found);
                 panics::end();
             }
-            match device.interface() {
-                Some(interface) => look(interface),
-                None => {
-                    let is_up = statuses.iter().all(|status| status.gauges.link_up.load(Relaxed));
-                    link.look(&name, is_up);
+            for (at, (name, link)) in names.iter().zip(&mut links).enumerate() {
+                match device.ports().get(at).and_then(OpenPort::interface) {
+                    Some(interface) => look(interface),
+                    None => {
+                        link.look(name, statuses.iter().all(|status| status.gauges.link_up(at)));
+                    }
                 }
             }
             let acks = statuses.iter().map(|status| status.counters.get(Counter::QuicNewAcks));

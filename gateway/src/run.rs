@@ -19,9 +19,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
+use stoq::datagram::NetworkInfo;
 use stoq::hop::Hops;
 use stoq::limits::LOG_FLUSH_MS_MAX;
-use stoq::network::{OpenNetwork, Running, machine};
+use stoq::network::{OpenNetwork, OpenPort, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
@@ -104,10 +105,12 @@ impl Gateway {
         tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
         let dates = started("checks certificates", Dates::watch(chain))?;
         let store = seeds.parts.map(|parts| parts.store);
-        let device = node.networks().first().map_or("", |network| &network.device);
+        let devices = node.networks().first().map_or(&[][..], NetworkInfo::ports);
+        let devices: Vec<_> = devices.iter().map(|port| port.device.clone()).collect();
         let capture = config.capture.socket.as_deref().zip(tap);
-        let capture = capture.map(|(socket, tap)| CaptureServer::start(socket, device, tap)).transpose()?;
-        let port_watch = PortWatch::start(node.device(), device, node.statuses().to_vec())?;
+        let capture =
+            capture.map(|(socket, tap)| CaptureServer::start(socket, devices.clone(), tap)).transpose()?;
+        let port_watch = PortWatch::start(node.device(), devices, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
         let up = Up {
             certificate_valid: !refused,
@@ -115,7 +118,7 @@ impl Gateway {
             node_id,
             cipher: cipher.to_string(),
             workers: node.networks().to_vec(),
-            offloads: node.device().offloads(),
+            offloads: node.device().ports().first().map(OpenPort::offloads),
             huge_pages: node.device().huge_pages(),
             admin: admin.as_ref().map(Admin::local),
             capture: config.capture.socket.clone(),
@@ -207,10 +210,9 @@ impl Gateway {
         let drain_ms = self.live.config().shutdown.drain_ms;
         // No request ends over a port that is lost.
         self.node.drain_while(Duration::from_millis(drain_ms), || self.port_watch.lost().is_none());
-        let stats = self.node.device_stats();
-        if !stats.is_empty() {
-            let counts: Vec<_> = stats.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            tracing::info!(stats = counts.join(" "), "port counted");
+        for port in self.node.device().ports() {
+            let counts: Vec<_> = port.stats().iter().map(|(name, value)| format!("{name}={value}")).collect();
+            tracing::info!(device = port.device(), stats = counts.join(" "), "port counted");
         }
         // Both read the device, so they end before it closes.
         drop((self.live, self.port_watch));

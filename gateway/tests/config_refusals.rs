@@ -141,3 +141,64 @@ fn stations_are_those_of_neighbors() {
         assert!(error.contains(part), "{part} stands in: {error}");
     }
 }
+
+#[test]
+fn ports_have_devices_and_networks_of_their_own() {
+    let dpdk = |first: &str, ports: &[&str]| {
+        let network =
+            format!("kind = \"dpdk\"\ndevice = \"0000:3b:00.0\"\naddresses = [\"10.77.0.1/24\"]\n{first}");
+        let text = gateway("").replace("kind = \"kernel-udp\"\nlisten = [\"127.0.0.1:4433\"]", &network);
+        text + &ports.iter().map(|keys| format!("[[network.port]]\n{keys}\n")).collect::<String>()
+    };
+    let port = |device: u32, network: u32, more: &str| {
+        format!("device = \"0000:3b:01.{device}\"\naddresses = [\"10.{network}.0.1/24\"]\n{more}")
+    };
+    let whole = port(0, 78, "next_hop_v4 = \"10.78.0.254\"\nmtu = 9000\nqueues = 2\nvlan = 7");
+    assert_eq!(fault(&dpdk("memory_mib = 512", &[&whole, &port(1, 79, "")]), true), None);
+    let many: Vec<_> = (0..16).map(|number| port(number, 100 + number, "")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert_eq!(fault(&dpdk("", &many[1..]), true), None);
+    for (first, ports, parts) in [
+        (
+            "",
+            vec!["device = \"3b:00.0\"\naddresses = [\"10.78.0.1/24\"]"],
+            ["network.port.device", "has the device of another port"],
+        ),
+        ("", vec![&*port(0, 78, ""), &*port(0, 79, "")], ["network.port.device", "give each port its own"]),
+        ("", vec![&*port(0, 77, "")], ["network.port.addresses", "give each port networks of its own"]),
+        (
+            "",
+            vec!["device = \"net_null0\"\naddresses = [\"10.0.0.1/8\"]"],
+            ["10.77.0.1/24 are on one network", "a route names one port"],
+        ),
+        ("", vec!["device = \"net_null0\"\naddresses = []"], ["network.port.addresses", "give at least one"]),
+        ("", vec!["device = \"net_null0\""], ["missing field", "addresses"]),
+        (
+            "",
+            vec![&*port(0, 78, "memory_mib = 512")],
+            ["`memory_mib` of a [[network.port]]", "write it under [network]"],
+        ),
+        (
+            "",
+            vec![&*port(0, 78, "[[network.port.port]]")],
+            ["has no ports of its own", "write each beside it"],
+        ),
+        ("", vec![&*port(0, 78, "mtu = 1279")], ["network.port.mtu", "1279 is too small"]),
+        ("", vec![&*port(0, 78, "mtu_bytes = 1500")], ["mtu_bytes", "unknown field"]),
+        ("", vec![&*port(0, 78, "mbufs = 1000")], ["network.port.mbufs", "give at least"]),
+        (
+            "",
+            vec![&*port(0, 78, "stations = { \"10.77.0.9\" = \"02:00:00:00:00:fe\" }")],
+            ["network.port.stations", "is no other host"],
+        ),
+        ("", many, ["network.port`", "17 ports are too many; give 16 at most"]),
+        (
+            "mtu = 9000\n",
+            vec![&*port(0, 78, "[quic]\ninitial_udp_payload_bytes = 8000")],
+            ["quic.initial_udp_payload_bytes", "network.mtu = 1500"],
+        ),
+    ] {
+        let error = fault(&dpdk(first, &ports), true).expect("this file is wrong");
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} stand in: {error}");
+    }
+}

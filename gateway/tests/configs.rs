@@ -71,8 +71,11 @@ fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.split(']').next())
             && line.ends_with(']')
         {
-            section = name.trim_start_matches('[').to_owned();
-            sections.entry(String::new()).or_default().insert(section.clone());
+            // A section of a section is a key of the one above it.
+            let name = name.trim_start_matches('[');
+            let (owner, key) = name.split_once('.').map_or(("", name), |(_, key)| (&*section, key));
+            sections.entry(owner.to_owned()).or_default().insert(key.to_owned());
+            section = name.to_owned();
             continue;
         }
         let Some((key, value)) = line.split_once(" = ") else { continue };

@@ -269,6 +269,7 @@ fn messages_wait_for_a_place_by_their_bytes_and_their_cost() {
                 device: "none".into(),
                 mtu: 1500,
                 local: Vec::new(),
+                ports: Vec::new(),
             },
             statuses: Vec::new(),
             workers: vec![(calls, Sleeper::default().waker())],

@@ -460,6 +460,7 @@ impl Network for KernelUdp {
             device: local.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", "),
             mtu: self.mtu,
             local,
+            ports: Vec::new(),
         }
     }
 

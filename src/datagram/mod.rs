@@ -1,14 +1,17 @@
 //! A worker's view of a network: batches of received and sent UDP datagrams.
 //!
 //! There are two networks: [`user_space`] (a device queue, with our own wire format and neighbors) and [`kernel`] (UDP sockets).
+//! [`port_set`] makes one network of the queues that a worker has at several devices.
 
 use crate::counters::Counters;
 use quinn_proto::{EcnCodepoint, Transmit};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::slice;
 use std::time::{Duration, Instant};
 
 pub mod kernel;
+pub mod port_set;
 mod unreachable;
 pub mod user_space;
 
@@ -41,6 +44,16 @@ pub struct NetworkInfo {
     pub mtu: u16,
     /// Addresses that this network answers to.
     pub local: Vec<SocketAddr>,
+    /// Each of its ports, if it has several. The fields above are then those of all of them: the smallest MTU, all addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NetworkInfo>,
+}
+
+impl NetworkInfo {
+    /// Its ports: itself, if it has one.
+    pub fn ports(&self) -> &[Self] {
+        if self.ports.is_empty() { slice::from_ref(self) } else { &self.ports }
+    }
 }
 
 /// The three kinds of network.
@@ -73,8 +86,15 @@ pub trait Network {
     /// device: 0 means the queue was empty.
     fn receive(&mut self, now: Instant, counters: &Counters, deliver: impl FnMut(Datagram<'_>)) -> usize;
 
-    /// Whether [`Network::send`] would take a batch of [`crate::limits::TX_SEGMENTS_LEN_MAX`] datagrams now.
+    /// Whether [`Network::send`] would take a batch of [`crate::limits::TX_SEGMENTS_LEN_MAX`] datagrams now, to some destination.
     fn can_send(&self) -> bool;
+
+    /// The same of a batch to this destination, from this address. A network of several ports may have room at some of them.
+    #[inline]
+    fn can_send_to(&mut self, addresses: impl FnOnce() -> (SocketAddr, Option<IpAddr>)) -> bool {
+        let _ = addresses;
+        self.can_send()
+    }
 
     /// Queues the datagrams of one batch: `contents` cut every `transmit.segment_size` bytes. Call it only
     /// while [`Network::can_send`]; a datagram that cannot be sent is dropped under a counter, as on a wire.
@@ -104,6 +124,11 @@ pub trait Network {
     /// The description of this network.
     fn info(&self) -> NetworkInfo;
 
-    /// Whether the link is up.
+    /// Whether a link is up.
     fn link_up(&self) -> bool;
+
+    /// The ports whose links are down, a bit each, by the order of [`NetworkInfo::ports`].
+    fn links_down(&self) -> u32 {
+        u32::from(!self.link_up())
+    }
 }

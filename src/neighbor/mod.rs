@@ -97,6 +97,11 @@ impl Neighbors {
         &self.routes
     }
 
+    /// Adds addresses that this host has at other ports.
+    pub fn add_elsewhere(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.routes.add_elsewhere(addresses);
+    }
+
     /// Changes whenever an earlier [`Resolution::Known`] no longer holds.
     #[inline]
     pub fn generation(&self) -> u64 {

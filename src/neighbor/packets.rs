@@ -153,6 +153,6 @@ impl Neighbors {
     }
 
     pub(super) fn is_ours(&self, address: IpAddr) -> bool {
-        self.routes.addresses().any(|ours| ours == address)
+        self.routes.has(address)
     }
 }

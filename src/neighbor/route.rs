@@ -42,6 +42,8 @@ pub struct IpRoutes {
     prefixes: Vec<Prefix>,
     next_hop_v4: Option<Ipv4Addr>,
     next_hop_v6: Option<Ipv6Addr>,
+    /// Addresses of this host at its other ports.
+    elsewhere: Vec<IpAddr>,
 }
 
 impl IpRoutes {
@@ -70,7 +72,7 @@ impl IpRoutes {
         {
             prefixes.push(link_local);
         }
-        let routes = Self { prefixes, next_hop_v4, next_hop_v6 };
+        let routes = Self { prefixes, next_hop_v4, next_hop_v6, elsewhere: Vec::new() };
         let routers = [next_hop_v4.map(IpAddr::V4), next_hop_v6.map(IpAddr::V6)];
         match routers.into_iter().flatten().find(|&router| !routes.is_neighbor(router)) {
             Some(router) => Err(IpRouteError::NextHop(router)),
@@ -78,15 +80,30 @@ impl IpRoutes {
         }
     }
 
+    /// Adds addresses that this host has at other ports: packets may be sent from them here, and none of them is another host.
+    pub fn add_elsewhere(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.elsewhere.extend(addresses);
+    }
+
     /// Every address of the interface: the configured ones in their order, then the IPv6 link-local one.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.prefixes.iter().map(Prefix::address)
     }
 
+    /// The addresses of this host that packets may be sent from here.
+    fn sources(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses().chain(self.elsewhere.iter().copied())
+    }
+
+    /// Whether the interface has this address.
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.addresses().any(|ours| ours == address)
+    }
+
     /// Whether `address` may be another host on a link of ours.
     pub fn is_neighbor(&self, address: IpAddr) -> bool {
         is_host(address)
-            && !self.addresses().any(|ours| ours == address)
+            && !self.sources().any(|ours| ours == address)
             && self.prefixes.iter().any(|prefix| prefix.contains(address))
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
     }
@@ -110,7 +127,7 @@ impl IpRoutes {
     /// Whether `address` may be one other host, on a link of ours or beyond: neither a group, nor a broadcast address, nor our own.
     pub fn is_other_host(&self, address: IpAddr) -> bool {
         is_host(address)
-            && !self.addresses().any(|ours| ours == address)
+            && !self.sources().any(|ours| ours == address)
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
     }
 
@@ -129,7 +146,7 @@ impl IpRoutes {
         };
         let source = match source {
             Some(source) => {
-                self.addresses().find(|&ours| ours == source && ours.is_ipv4() == destination.is_ipv4())?
+                self.sources().find(|&ours| ours == source && ours.is_ipv4() == destination.is_ipv4())?
             }
             None => self.source_for(destination, next_hop)?,
         };
@@ -155,7 +172,8 @@ fn link_local_prefix(mac: Mac) -> Result<Prefix, PrefixError> {
     Prefix::new(IpAddr::V6(ndp::link_local(mac)), 64)
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+/// Whether an address reaches no further than its link: of IPv6 alone, where each interface has one.
+pub(crate) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => false,
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -222,6 +240,19 @@ mod tests {
         assert_eq!(from("192.0.2.1"), Some(ip("192.0.2.1")));
         assert_eq!(from("10.77.0.2"), None);
         assert_eq!(from("fd00::1"), None);
+    }
+
+    #[test]
+    fn an_address_at_another_port_is_a_source_and_no_other_host() {
+        let mut routes = routes();
+        let elsewhere = ip("198.51.100.1");
+        let from =
+            |routes: &IpRoutes| routes.route(ip("10.77.0.9"), Some(elsewhere)).map(|route| route.source);
+        assert_eq!((from(&routes), routes.is_other_host(elsewhere)), (None, true));
+        routes.add_elsewhere([elsewhere]);
+        assert_eq!((from(&routes), routes.is_other_host(elsewhere)), (Some(elsewhere), false));
+        assert_eq!(routes.route(ip("10.77.0.9"), None).map(|route| route.source), Some(ip("10.77.0.1")));
+        assert!(!routes.has(elsewhere), "ARP does not answer for it here");
     }
 
     #[test]

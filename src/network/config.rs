@@ -84,9 +84,26 @@ pub struct DpdkConfig {
     /// More EAL arguments, for options without a key here.
     #[serde(default)]
     pub eal_args: Vec<String>,
+    /// Further ports. Each worker has a queue at each port. Keys of the whole process, such as `memory_mib`, are those of the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port: Vec<DpdkConfig>,
 }
 
 impl DpdkConfig {
+    /// Its keys that are of the process or of all ports, and not of one.
+    pub const SHARED_KEYS: [&str; 6] =
+        ["udp_port", "udp_checksum", "huge_pages", "memory_mib", "file_prefix", "eal_args"];
+
+    /// All ports: this one and the further ones.
+    pub fn ports(&self) -> impl Iterator<Item = &Self> {
+        [self].into_iter().chain(&self.port)
+    }
+
+    /// The largest layer-3 packet that all ports carry, bytes.
+    pub fn smallest_mtu(&self) -> u16 {
+        self.ports().map(Self::mtu).min().unwrap_or(ETHERNET_MTU)
+    }
+
     /// The largest layer-3 packet, bytes: the one that was named; else that of Ethernet, or what the kernel's interface under the port carries if that
     /// is less.
     pub fn mtu(&self) -> u16 {

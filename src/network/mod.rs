@@ -3,21 +3,27 @@
 mod config;
 mod error;
 pub mod machine;
+#[cfg(not(feature = "dpdk"))]
+mod no_port;
 #[cfg(feature = "dpdk")]
 mod port;
 pub mod process;
 
 pub use config::{DpdkConfig, HugePagesConfig, KernelConfig, NetworkConfig};
 pub use error::{LostPort, OpenError};
+#[cfg(not(feature = "dpdk"))]
+pub use no_port::NoPort as OpenPort;
+#[cfg(feature = "dpdk")]
+pub use port::OpenPort;
 
 use crate::client::{Client, ClientBuilder, ClientError};
 use crate::datagram::Network;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
-use crate::nic::Offloads;
-use crate::nic::interface::Interface;
+#[cfg(feature = "dpdk")]
+use crate::datagram::port_set::PortSet;
 use crate::nic::tap::Tap;
 #[cfg(feature = "dpdk")]
-use crate::nic::{Nic, spread, tap::Tapped};
+use crate::nic::{Nic, rss::RssKey, share::ShareNic, spread, tap::Tapped};
 use crate::node::{Hosted, Node, NodeConfig, ThreadSetup};
 use std::any::Any;
 use std::io;
@@ -41,25 +47,14 @@ enum Queues {
     /// Of workers that share the device.
     #[cfg(feature = "dpdk")]
     Spread(Vec<port::SpreadNetwork>),
+    /// Of workers at several ports.
+    #[cfg(feature = "dpdk")]
+    Several(Vec<port::SeveralNetwork>),
     Kernel(Vec<KernelUdp>),
 }
 
-/// The parts that must outlive the queues.
-enum Device {
-    #[cfg(feature = "dpdk")]
-    Dpdk(port::OpenPort),
-    Kernel,
-}
-
-impl Device {
-    fn offloads(&self) -> Option<Offloads> {
-        match self {
-            #[cfg(feature = "dpdk")]
-            Self::Dpdk(port) => Some(port.offloads()),
-            Self::Kernel => None,
-        }
-    }
-}
+/// The DPDK ports, which must outlive the queues; none if the kernel has the device.
+type Device = Vec<OpenPort>;
 
 /// A node or a client on a network; the device is closed after it has ended.
 pub struct Running<T> {
@@ -67,50 +62,25 @@ pub struct Running<T> {
     device: Arc<Device>,
 }
 
-/// A handle to read the device's state beside its workers. The device is closed after the last handle is dropped.
+/// A handle to read the ports' state beside the workers, by the order of the configuration. The device is closed after the last handle is
+/// dropped.
 #[derive(Clone)]
 pub struct DeviceView(Arc<Device>);
 
 impl DeviceView {
-    /// The device's own statistics, by name; empty if the kernel keeps them.
-    pub fn stats(&self) -> Vec<(&'static str, u64)> {
-        match &*self.0 {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => port.stats(),
-            Device::Kernel => Vec::new(),
-        }
+    /// The DPDK ports; none if the kernel has the device.
+    pub fn ports(&self) -> &[OpenPort] {
+        &self.0
     }
 
-    /// The kernel's interface under a DPDK port, if there is one.
-    pub fn interface(&self) -> Option<&Interface> {
-        match &*self.0 {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => port.interface().map(|interface| &**interface),
-            Device::Kernel => None,
-        }
-    }
-
-    /// What happened to a DPDK port from outside, if it carries nothing until it is opened again.
+    /// The first port that something happened to from outside, if it carries nothing until it is opened again.
     pub fn lost(&self) -> Option<LostPort> {
-        match &*self.0 {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => port.lost(),
-            Device::Kernel => None,
-        }
+        self.0.iter().find_map(OpenPort::lost)
     }
 
-    /// The device's granted offloads; `None` if the kernel has the device.
-    pub fn offloads(&self) -> Option<Offloads> {
-        self.0.offloads()
-    }
-
-    /// Whether the device's packet buffers lie in huge pages; `None` if the kernel has the device.
+    /// Whether packet buffers lie in huge pages; `None` if the kernel has the device.
     pub fn huge_pages(&self) -> Option<bool> {
-        match &*self.0 {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => Some(port.huge_pages()),
-            Device::Kernel => None,
-        }
+        self.0.first().map(OpenPort::huge_pages)
     }
 }
 
@@ -123,11 +93,6 @@ impl<T> Deref for Running<T> {
 }
 
 impl<T> Running<T> {
-    /// The device's own statistics, by name; empty if the kernel keeps them.
-    pub fn device_stats(&self) -> Vec<(&'static str, u64)> {
-        self.device().stats()
-    }
-
     /// The device itself.
     pub fn device(&self) -> DeviceView {
         DeviceView(self.device.clone())
@@ -196,7 +161,7 @@ impl OpenNetwork {
                     })
                     .collect::<io::Result<_>>()
                     .map_err(OpenError::kernel)?;
-                Ok(Self { queues: Queues::Kernel(queues), device: Device::Kernel })
+                Ok(Self { queues: Queues::Kernel(queues), device: Vec::new() })
             }
             #[cfg(feature = "dpdk")]
             NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, None),
@@ -207,17 +172,45 @@ impl OpenNetwork {
 
     #[cfg(feature = "dpdk")]
     fn open_dpdk(config: &DpdkConfig, workers: usize, tap: Option<&Arc<Tap>>) -> Result<Self, OpenError> {
-        let port::OpenedPort { port, queues, spread } = port::open(config, workers)?;
+        let eal = port::start_dpdk(config)?;
+        if !config.port.is_empty() {
+            return Self::open_several(&eal, config, workers, tap);
+        }
+        let key = RssKey::random();
+        let port::OpenedPort { port, queues, spread } = port::open(&eal, config, workers, &key)?;
         let queues = match (spread, tap) {
             (None, None) => Queues::Dpdk(port::networks(config, queues.into_iter())?),
-            (None, Some(tap)) => Queues::Tapped(port::networks(config, tapped(queues, tap))?),
+            (None, Some(tap)) => Queues::Tapped(port::networks(config, tapped(queues, tap, 0))?),
             (Some(rss), tap) => {
                 let shares = spread::spread(queues, workers, rss);
                 let tap = tap.cloned().unwrap_or_default();
-                Queues::Spread(port::networks(config, tapped(shares, &tap))?)
+                Queues::Spread(port::networks(config, tapped(shares, &tap, 0))?)
             }
         };
-        Ok(Self { queues, device: Device::Dpdk(port) })
+        Ok(Self { queues, device: vec![port] })
+    }
+
+    #[cfg(feature = "dpdk")]
+    fn open_several(
+        eal: &Arc<dpdk::Eal>,
+        config: &DpdkConfig,
+        workers: usize,
+        tap: Option<&Arc<Tap>>,
+    ) -> Result<Self, OpenError> {
+        let tap = tap.cloned().unwrap_or_default();
+        // By one key, a flow meets the same worker at each port.
+        let key = RssKey::random();
+        let (mut device, mut of_workers) = (Vec::new(), Vec::new());
+        of_workers.resize_with(workers, Vec::new);
+        for (at, config) in config.ports().enumerate() {
+            let port::OpenedPort { port, queues, spread } = port::open(eal, config, workers, &key)?;
+            device.push(port);
+            let shares = ShareNic::all(queues, workers, spread);
+            let networks = port::networks(config, tapped(shares, &tap, at))?;
+            of_workers.iter_mut().zip(networks).for_each(|(ports, network)| ports.push(network));
+        }
+        let queues = of_workers.into_iter().map(PortSet::new).collect();
+        Ok(Self { queues: Queues::Several(queues), device })
     }
 
     /// Opens a gateway's network with a tap on every queue of a DPDK port. Kernel sockets have none.
@@ -239,18 +232,14 @@ impl OpenNetwork {
         matches!(self.queues, Queues::Kernel(_))
     }
 
-    /// The granted offloads of a DPDK port; `None` if the kernel has the device.
-    pub fn offloads(&self) -> Option<Offloads> {
-        self.device.offloads()
+    /// The DPDK ports; none if the kernel has the device.
+    pub fn ports(&self) -> &[OpenPort] {
+        &self.device
     }
 
     /// The function that each worker's thread on this network must run first.
     pub fn thread_setup(&self) -> Option<ThreadSetup> {
-        match &self.device {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => Some(port.thread_setup()),
-            Device::Kernel => None,
-        }
+        self.device.first().map(OpenPort::thread_setup)
     }
 
     /// Starts a node on the network.
@@ -265,6 +254,8 @@ impl OpenNetwork {
             Queues::Tapped(queues) => Node::start(queues, config, hosted)?,
             #[cfg(feature = "dpdk")]
             Queues::Spread(queues) => Node::start(queues, config, hosted)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Several(queues) => Node::start(queues, config, hosted)?,
             Queues::Kernel(queues) => Node::start(queues, config, hosted)?,
         };
         Ok(Running { inner, device: Arc::new(self.device) })
@@ -274,11 +265,7 @@ impl OpenNetwork {
     /// queue.
     pub fn drive<D: Drive>(self, driver: D) -> Option<D::Output> {
         let Self { queues, device } = self;
-        let _guard: Option<Box<dyn Any>> = match &device {
-            #[cfg(feature = "dpdk")]
-            Device::Dpdk(port) => Some((port.thread_setup())()),
-            Device::Kernel => None,
-        };
+        let _guard: Option<Box<dyn Any>> = device.first().map(|port| (port.thread_setup())());
         match queues {
             #[cfg(feature = "dpdk")]
             Queues::Dpdk(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
@@ -286,6 +273,8 @@ impl OpenNetwork {
             Queues::Tapped(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
             #[cfg(feature = "dpdk")]
             Queues::Spread(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
+            #[cfg(feature = "dpdk")]
+            Queues::Several(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
             Queues::Kernel(queues) => queues.into_iter().next().map(|queue| driver.drive(queue)),
         }
     }
@@ -306,6 +295,8 @@ impl OpenNetwork {
             Queues::Tapped(queues) => settings.start_on(queues)?,
             #[cfg(feature = "dpdk")]
             Queues::Spread(queues) => settings.start_on(queues)?,
+            #[cfg(feature = "dpdk")]
+            Queues::Several(queues) => settings.start_on(queues)?,
             Queues::Kernel(queues) => settings.start_on(queues)?,
         };
         Ok(RunningClient { client, _device: self.device })
@@ -321,9 +312,9 @@ fn ensure_machine(config: &NetworkConfig, workers: usize) -> Result<(), OpenErro
 
 /// Puts a tap on each worker's share of a port.
 #[cfg(feature = "dpdk")]
-fn tapped<N: Nic>(nics: Vec<N>, tap: &Arc<Tap>) -> impl ExactSizeIterator<Item = Tapped<N>> {
+fn tapped<N: Nic>(nics: Vec<N>, tap: &Arc<Tap>, port: usize) -> impl ExactSizeIterator<Item = Tapped<N>> {
     let now = Instant::now();
-    nics.into_iter().enumerate().map(move |(index, nic)| Tapped::new(nic, tap.clone(), index as u16, now))
+    nics.into_iter().map(move |nic| Tapped::new(nic, tap.clone(), port as u16, now))
 }
 
 /// Logs once that a family is missing. A client reports it only when it dials such an address.

@@ -3,12 +3,14 @@
 use super::config::interface_under;
 use super::{DpdkConfig, HugePagesConfig, LostPort, OpenError};
 use crate::datagram::NetworkKind;
+use crate::datagram::port_set::PortSet;
 use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
 use crate::limits::TX_PENDING_LEN_MAX;
 use crate::neighbor::exchange::exchange;
 use crate::nic::dpdk::DpdkNic;
 use crate::nic::interface::{Interface, interface_of};
 use crate::nic::rss::{RSS_KEY_BYTES, RSS_TABLE_LEN, Rss, RssKey};
+use crate::nic::share::ShareNic;
 use crate::nic::spread::SpreadNic;
 use crate::nic::tap::Tapped;
 use crate::nic::{Nic, Offloads};
@@ -32,8 +34,11 @@ pub(super) type TappedNetwork = UserSpace<Tapped<DpdkNic>>;
 /// the worker's code, and an idle tap is one load a burst.
 pub(super) type SpreadNetwork = UserSpace<Tapped<SpreadNic<DpdkNic>>>;
 
+/// One worker's network on several DPDK ports, with a tap on each.
+pub(super) type SeveralNetwork = PortSet<Tapped<ShareNic<DpdkNic>>>;
+
 /// An open port, and the DPDK environment under it.
-pub(super) struct OpenPort {
+pub struct OpenPort {
     port: Port,
     eal: Arc<Eal>,
     interface: Option<Arc<Interface>>,
@@ -53,13 +58,18 @@ impl OpenPort {
         })
     }
 
+    /// Its device.
+    pub fn device(&self) -> &str {
+        &self.port.info().device
+    }
+
     /// The kernel's interface under the port, if there is one.
-    pub(super) fn interface(&self) -> Option<&Arc<Interface>> {
-        self.interface.as_ref()
+    pub fn interface(&self) -> Option<&Interface> {
+        self.interface.as_deref()
     }
 
     /// The device's offloads.
-    pub(super) fn offloads(&self) -> Offloads {
+    pub fn offloads(&self) -> Offloads {
         let info = self.port.info();
         Offloads {
             rx_checksum: info.rx_checksum,
@@ -71,7 +81,7 @@ impl OpenPort {
     }
 
     /// What happened to the port from outside, if it carries nothing any more.
-    pub(super) fn lost(&self) -> Option<LostPort> {
+    pub fn lost(&self) -> Option<LostPort> {
         let device = self.port.info().device.clone();
         self.port.fault().map(|fault| match fault {
             PortFault::Reset => LostPort::Reset(device),
@@ -80,12 +90,12 @@ impl OpenPort {
     }
 
     /// Whether DPDK's memory lies in huge pages.
-    pub(super) fn huge_pages(&self) -> bool {
+    pub fn huge_pages(&self) -> bool {
         self.eal.pages() == Pages::Huge
     }
 
     /// The port's statistics by DPDK's names.
-    pub(super) fn stats(&self) -> Vec<(&'static str, u64)> {
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
         let stats = self.port.stats();
         vec![
             ("ipackets", stats.ipackets),
@@ -108,13 +118,18 @@ pub(super) struct OpenedPort {
     pub(super) spread: Option<Rss>,
 }
 
-/// Starts DPDK and opens the port, with a queue pair for each of `workers`, or as many as the device has.
+fn is_pci(config: &DpdkConfig) -> bool {
+    !config.device.starts_with("net_")
+}
+
+/// Starts DPDK for the ports of this configuration.
 ///
 /// # Errors
 /// [`OpenError`], with the fix.
-pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, OpenError> {
-    let under = require_interface(config)?;
-    let is_pci = !config.device.starts_with("net_");
+pub(super) fn start_dpdk(config: &DpdkConfig) -> Result<Arc<Eal>, OpenError> {
+    for port in config.ports() {
+        require_interface(port)?;
+    }
     let eal = Eal::init(&EalConfig {
         huge_pages: match config.huge_pages {
             HugePagesConfig::Required => HugePages::Required,
@@ -123,7 +138,7 @@ pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, Op
         },
         memory_mib: config.memory_mib as usize,
         file_prefix: config.file_prefix.clone().unwrap_or_else(|| format!("stoq-{}", std::process::id())),
-        pci_allow: if is_pci { vec![config.device.clone()] } else { Vec::new() },
+        pci_allow: config.ports().filter(|port| is_pci(port)).map(|port| port.device.clone()).collect(),
         extra_args: config.eal_args.clone(),
         log_level: LogLevel::Error,
         ..EalConfig::default()
@@ -136,7 +151,20 @@ pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, Op
             config.memory_mib.div_ceil(2)
         );
     }
-    let key = RssKey::random();
+    Ok(eal)
+}
+
+/// Opens a port, with a queue pair for each of `workers`, or as many as the device has. Its flows are spread by `key`.
+///
+/// # Errors
+/// [`OpenError`], with the fix.
+pub(super) fn open(
+    eal: &Arc<Eal>,
+    config: &DpdkConfig,
+    workers: usize,
+    key: &RssKey,
+) -> Result<OpenedPort, OpenError> {
+    let under = require_interface(config)?;
     let port = PortConfig {
         device: config.device.clone(),
         queues: config.queues.map_or(workers, |queues| workers.min(queues.into())) as u16,
@@ -151,7 +179,7 @@ pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, Op
         rss_key: (config.offloads && workers > 1).then(|| *key.bytes()),
         promiscuous: config.promiscuous,
     };
-    let (port, pairs) = Port::open(&eal, &port)?;
+    let (port, pairs) = Port::open(eal, &port)?;
     // net_tap makes its own interface.
     let under = under.or_else(|| interface_of(&config.device).and_then(|name| Interface::find(name).ok()));
     if let Some(fault) = under.as_ref().and_then(|under| under.view().fault()) {
@@ -181,7 +209,8 @@ pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, Op
     }
     let queues: Vec<_> =
         pairs.into_iter().map(|pair| DpdkNic::new(pair).with_interface(under.clone())).collect();
-    let spread = is_spread(info, is_pci, workers).then(|| Rss::new(&key, table_len(info.rss, workers)));
+    let spread =
+        is_spread(info, is_pci(config), workers).then(|| Rss::new(key, table_len(info.rss, workers)));
     if spread.is_some() {
         tracing::info!(
             device = info.device,
@@ -191,7 +220,7 @@ pub(super) fn open(config: &DpdkConfig, workers: usize) -> Result<OpenedPort, Op
              receive and send by those of others"
         );
     }
-    let port = OpenPort { port, eal, interface: under, is_spread: spread.is_some() };
+    let port = OpenPort { port, eal: eal.clone(), interface: under, is_spread: spread.is_some() };
     Ok(OpenedPort { port, queues, spread })
 }
 

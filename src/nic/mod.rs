@@ -11,6 +11,7 @@ pub mod interface;
 pub mod rss;
 pub mod simulated;
 pub mod spread;
+pub mod share;
 mod stall;
 pub mod tap;
 

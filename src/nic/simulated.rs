@@ -144,6 +144,8 @@ struct Port {
     busy_until: Option<Instant>,
     /// Whether the frames that it sends are lost.
     muted: bool,
+    /// Whether its device takes no frames.
+    held: bool,
 }
 
 impl SimulatedLink {
@@ -182,6 +184,7 @@ impl SimulatedLink {
             bottleneck: station,
             busy_until: None,
             muted: false,
+            held: false,
         });
         switch.in_flight.add_station();
         let info = NicInfo {
@@ -262,6 +265,22 @@ impl SimulatedLink {
     fn set_muted(&self, mac: Mac, muted: bool) {
         if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
             port.muted = muted;
+        }
+    }
+
+    /// Has the device of the station `mac` take no frames, as one that a switch pauses.
+    pub fn hold(&self, mac: Mac) {
+        self.set_held(mac, true);
+    }
+
+    /// Has the device of the station `mac` take frames again.
+    pub fn release(&self, mac: Mac) {
+        self.set_held(mac, false);
+    }
+
+    fn set_held(&self, mac: Mac, held: bool) {
+        if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
+            port.held = held;
         }
     }
 
@@ -456,6 +475,9 @@ impl Nic for SimulatedNic {
 
     fn tx_flush(&mut self, now: Instant) -> usize {
         let mut switch = self.link.lock();
+        if switch.stations[self.station].held {
+            return self.queued.len();
+        }
         for frame in self.queued.drain(..) {
             switch.send(now, self.station, frame);
         }

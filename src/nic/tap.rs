@@ -16,15 +16,15 @@ use std::time::Instant;
 pub struct Copied {
     /// The turn in which it passed.
     pub at: Instant,
-    /// The queue.
-    pub queue: u16,
+    /// The port of the gateway, counted from 0.
+    pub port: u16,
     /// Whether it was sent by this side.
     pub sent: bool,
     /// The whole frame, from the Ethernet header on. Checksums that the device fills in are still missing.
     pub frame: Box<[u8]>,
 }
 
-/// The place where all queues of a device put their copies.
+/// The place where all queues of a gateway's ports put their copies.
 #[derive(Debug)]
 pub struct Tap {
     /// Every `sample`-th frame is copied; 0: none.
@@ -83,7 +83,7 @@ pub struct Tapped<N> {
 
 /// A queue's view of the tap for this turn.
 struct View {
-    queue: u16,
+    port: u16,
     sample: u32,
     passed: u32,
     now: Instant,
@@ -96,7 +96,7 @@ impl View {
             return;
         }
         self.passed = 0;
-        let copied = Copied { at: self.now, queue: self.queue, sent, frame: frame.into() };
+        let copied = Copied { at: self.now, port: self.port, sent, frame: frame.into() };
         if tap.frames.push(copied).is_err() {
             tap.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -104,9 +104,9 @@ impl View {
 }
 
 impl<N> Tapped<N> {
-    /// Puts a tap on this queue; `now` is any instant before the first burst.
-    pub fn new(nic: N, tap: Arc<Tap>, queue: u16, now: Instant) -> Self {
-        Self { nic, tap, view: View { queue, sample: 0, passed: 0, now } }
+    /// Puts a tap on this queue of a port; `now` is any instant before the first burst.
+    pub fn new(nic: N, tap: Arc<Tap>, port: u16, now: Instant) -> Self {
+        Self { nic, tap, view: View { port, sample: 0, passed: 0, now } }
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
         let mut seen = Vec::new();
         assert_eq!(near.rx_burst(now, |bytes, _| seen = bytes.to_vec()), 1);
         let (first, second) = (tap.take().unwrap(), tap.take().unwrap());
-        assert_eq!((first.sent, first.queue, first.at, &first.frame[..]), (true, 3, now, &frame(1)[..]));
+        assert_eq!((first.sent, first.port, first.at, &first.frame[..]), (true, 3, now, &frame(1)[..]));
         assert_eq!((second.sent, &second.frame[..]), (false, &seen[..]));
     }
 

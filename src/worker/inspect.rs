@@ -141,7 +141,7 @@ impl Conn {
 
 impl Core {
     /// Surveys a few connections, if it is time, and answers a pending inspection.
-    pub(super) fn survey(&mut self, now: Instant, link_up: impl FnOnce() -> bool) {
+    pub(super) fn survey(&mut self, now: Instant, links_down: impl FnOnce() -> u32) {
         if self.desk.status.inspection.is_wanted() {
             self.inspect(now);
         }
@@ -150,7 +150,7 @@ impl Core {
                 self.survey.due = Some(now + Duration::from_millis(SURVEY_INTERVAL_MS));
                 self.survey.next = Some(0);
                 self.survey.unacknowledged = 0;
-                self.gauge(now, link_up());
+                self.gauge(now, links_down());
             }
             return;
         };
@@ -219,11 +219,11 @@ impl Core {
         }
     }
 
-    fn gauge(&mut self, now: Instant, link_up: bool) {
+    fn gauge(&mut self, now: Instant, links_down: u32) {
         self.tell_shortage();
         self.gauge_half_open(now);
         let gauges = &self.desk.status.gauges;
-        gauges.link_up.store(link_up, Relaxed);
+        gauges.links_down.store(links_down, Relaxed);
         let (deliveries, commands) = self.desk.ports.iter().fold((0, 0), |(deliveries, commands), port| {
             let (waiting, asked) = port.depths();
             (deliveries + waiting, commands + asked)

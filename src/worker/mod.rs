@@ -195,7 +195,7 @@ impl<N: Network> Worker<N> {
         };
         let status = core.desk.status.clone();
         // A node whose links are up is ready from its start on, and not only from its first survey on.
-        status.gauges.link_up.store(network.link_up(), Relaxed);
+        status.gauges.links_down.store(network.links_down(), Relaxed);
         Self { network, core, status }
     }
 
@@ -281,7 +281,7 @@ impl<N: Network> Worker<N> {
         worked |= core.end_unsettled(now);
         core.lifecycle(now);
         core.close_down(now);
-        core.survey(now, || network.link_up());
+        core.survey(now, || network.links_down());
         core.publish_load(now);
         core.notify(worked);
         if !worked {

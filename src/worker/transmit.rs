@@ -134,8 +134,13 @@ impl Turn<'_> {
                 conn.limited_by(now, SendLimit::Worker);
                 return worked;
             }
-            if !network.can_send() {
-                conn.send_on();
+            if !network.can_send_to(|| (conn.quic.remote_address(), conn.quic.local_ip())) {
+                // Others may send by another port.
+                if network.can_send() {
+                    conn.send_next()
+                } else {
+                    conn.send_on()
+                }
                 conn.limited_by(now, SendLimit::Device);
                 return worked;
             }

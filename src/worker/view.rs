@@ -3,14 +3,14 @@
 use crate::send_limit::{LimitTimes, SendLimit};
 use crate::tls::NodeId;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// The figures of the worker's last survey, at most a second old.
 #[derive(Debug, Default)]
 pub struct Gauges {
-    /// Whether the network's link is up.
-    pub link_up: AtomicBool,
+    /// The worker's ports whose links are down, a bit each.
+    pub links_down: AtomicU32,
     /// Deliveries that wait for applications, of all rings.
     pub deliveries: AtomicUsize,
     /// Commands that wait for the worker, of all rings.
@@ -31,6 +31,11 @@ pub struct Gauges {
 }
 
 impl Gauges {
+    /// Whether the link of this port is up, by the order of [`crate::datagram::NetworkInfo::ports`].
+    pub fn link_up(&self, port: usize) -> bool {
+        self.links_down.load(Relaxed) & 1 << port == 0
+    }
+
     /// Each peer gateway, and whether this worker's connection to it is up.
     pub fn peer_gateways(&self) -> Vec<(NodeId, bool)> {
         self.peer_gateways.lock().unwrap_or_else(PoisonError::into_inner).clone()

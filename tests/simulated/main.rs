@@ -23,6 +23,7 @@ mod mtu;
 mod oceans;
 mod passing;
 mod paths;
+mod ports;
 mod pressure;
 mod ranges;
 mod refusals;

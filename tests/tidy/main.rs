@@ -32,7 +32,6 @@ const LONG_FILES: &[&str] = &[
 const LONG_FUNCTIONS: &[&str] = &[
     "gateway/examples/instructions.rs main",
     "gateway/tests/configs.rs a_value_that_cannot_work_is_refused_with_its_key_and_its_fix",
-    "src/network/port.rs open",
     "tests/record_vectors.rs written",
 ];
 

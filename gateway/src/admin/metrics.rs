@@ -264,9 +264,11 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
     }
     out.family("stoq_link_up", MetricKind::Gauge, "1 while the link of the worker's port is up.");
     for ((worker, status), network) in source.statuses.iter().enumerate().zip(&source.networks) {
-        let labels: [(&str, &dyn Display); 3] =
-            [("worker", &worker), ("device", &network.device), ("driver", &network.driver)];
-        out.sample(&labels, u8::from(status.gauges.link_up.load(Relaxed)));
+        for (at, port) in network.ports().iter().enumerate() {
+            let labels: [(&str, &dyn Display); 3] =
+                [("worker", &worker), ("device", &port.device), ("driver", &port.driver)];
+            out.sample(&labels, u8::from(status.gauges.link_up(at)));
+        }
     }
     let facts = source.facts();
     if facts.peer_gateways.is_empty() {
@@ -317,15 +319,20 @@ const PORT: &[(&str, &str, &str)] = &[
 ];
 
 fn port(source: &AdminSource, out: &mut Exposition) {
-    let Some(network) = source.networks.first() else { return };
+    let ports = source.ports();
+    if ports.is_empty() {
+        return;
+    }
     out.family("stoq_port_mtu_bytes", MetricKind::Gauge, "The largest layer-3 packet of the port.");
-    out.sample(&[("device", &network.device)], network.mtu);
-    let stats = source.device.stats();
-    for (name, metric, help) in PORT {
-        // Kernel sockets have none of them: the kernel counts its devices itself.
-        if let Some((_, value)) = stats.iter().find(|(known, _)| known == name) {
-            out.family(metric, MetricKind::Counter, help);
-            out.sample(&[("device", &network.device)], value);
+    for port in ports {
+        out.sample(&[("device", &port.device)], port.mtu);
+    }
+    let stats: Vec<_> = source.device.ports().iter().map(|port| (port.device(), port.stats())).collect();
+    for (name, metric, help) in PORT.iter().filter(|_| !stats.is_empty()) {
+        out.family(metric, MetricKind::Counter, help);
+        for (device, stats) in &stats {
+            let value = stats.iter().find(|(known, _)| known == name);
+            value.iter().for_each(|(_, value)| out.sample(&[("device", device)], value));
         }
     }
 }

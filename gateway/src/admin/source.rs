@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkInfo;
 use stoq::limits::{HALF_OPEN_LEN_MAX, WORKER_STUCK_S};
-use stoq::network::DeviceView;
+use stoq::network::{DeviceView, OpenPort};
 use stoq::nic::tap::Tap;
 use stoq::seed::{MemoryStats, MemoryTier, Store};
 use stoq::tls::{CertificateSummary, NodeId};
@@ -209,13 +209,10 @@ impl AdminSource {
         wrong.extend(panics::seen().iter().map(|panicked| format!("thread {} panicked", panicked.thread)));
         wrong.extend(self.device.lost().map(|lost| lost.to_string()));
         wrong.extend(self.stuck().map(|worker| format!("worker {worker} makes no turns")));
-        let fault = self.device.interface().and_then(|interface| interface.view().fault());
-        let known = fault.is_some();
-        wrong.extend(fault);
-        for (worker, status) in self.statuses.iter().enumerate() {
-            if !known && !status.gauges.link_up.load(Relaxed) {
-                wrong.push(format!("port of worker {worker} is down"));
-            }
+        let down = self.ports_down();
+        // While one port is up, the gateway serves by it.
+        if down.len() == self.ports().len() {
+            wrong.extend(down);
         }
         wrong.extend(out_of_dates(&self.facts().chain(), SystemTime::now()));
         if let Err(reason) = self.writable() {
@@ -224,8 +221,39 @@ impl AdminSource {
         wrong
     }
 
-    /// Every bound that peers press now, though the gateway serves on.
+    /// The ports; the workers have queues at each.
+    pub(super) fn ports(&self) -> &[NetworkInfo] {
+        self.networks.first().map_or(&[], NetworkInfo::ports)
+    }
+
+    /// Whether the link of a port is up for each worker, and the kernel's interface under it.
+    pub(super) fn link_up(&self, port: usize) -> bool {
+        self.port_down(port).is_none()
+    }
+
+    /// The fault of each port that is down.
+    fn ports_down(&self) -> Vec<String> {
+        (0..self.ports().len()).filter_map(|port| self.port_down(port)).collect()
+    }
+
+    fn port_down(&self, port: usize) -> Option<String> {
+        let interface = self.device.ports().get(port).and_then(OpenPort::interface);
+        let fault = interface.and_then(|interface| interface.view().fault());
+        fault.or_else(|| {
+            let down = self.statuses.iter().position(|status| !status.gauges.link_up(port))?;
+            Some(match self.ports() {
+                [_] => format!("port of worker {down} is down"),
+                ports => format!("port {} is down", ports[port].device),
+            })
+        })
+    }
+
+    /// Every bound that peers press now, and every port of several that is down, though the gateway serves on.
     pub(super) fn short(&self) -> Vec<String> {
+        let down = self.ports_down();
+        let serves_on = down.len() < self.ports().len();
+        let down =
+            down.into_iter().filter(|_| serves_on).map(|fault| format!("{fault}; the others serve on"));
         let pressed =
             self.statuses.iter().enumerate().filter(|(_, status)| status.gauges.must_prove.load(Relaxed));
         let told = |(worker, status): (usize, &Arc<WorkerStatus>)| {
@@ -245,7 +273,7 @@ impl AdminSource {
                 "memory for peers is short: {taken_bytes} of {total_bytes} bytes (quic.window_budget_bytes) are taken, {held_bytes} of them by {node}"
             )
         });
-        pressed.map(told).chain(memory).collect()
+        pressed.map(told).chain(memory).chain(down).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
+use stoq::network::OpenPort;
 use stoq::nic::Offloads;
 use stoq::nic::interface::{Interface, InterfaceView};
 use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats};
@@ -142,28 +143,28 @@ impl Status {
     }
 }
 
-/// The ports. Workers on queues of one device share a port.
+/// The ports. Workers on queues of one device share a port. Kernel sockets are a port each, if their addresses differ.
 fn ports(source: &AdminSource) -> Vec<PortRow> {
-    let offloads = source.device.offloads();
     let mut ports: Vec<PortRow> = Vec::new();
     for (worker, network) in source.networks.iter().enumerate() {
-        let link_up = source.statuses[worker].gauges.link_up.load(Relaxed);
-        if let Some(port) = ports.iter_mut().find(|port| port.device == network.device) {
-            port.workers.push(worker);
-            port.link_up &= link_up;
-            continue;
+        for (at, port) in network.ports().iter().enumerate() {
+            if let Some(row) = ports.iter_mut().find(|row| row.device == port.device) {
+                row.workers.push(worker);
+                continue;
+            }
+            let opened = source.device.ports().get(at);
+            ports.push(PortRow {
+                kind: port.kind,
+                driver: port.driver.clone(),
+                device: port.device.clone(),
+                mtu: port.mtu,
+                local: port.local.clone(),
+                link_up: source.link_up(at),
+                interface: opened.and_then(OpenPort::interface).map(Interface::view),
+                offloads: opened.map(OpenPort::offloads),
+                workers: vec![worker],
+            });
         }
-        ports.push(PortRow {
-            kind: network.kind,
-            driver: network.driver.clone(),
-            device: network.device.clone(),
-            mtu: network.mtu,
-            local: network.local.clone(),
-            link_up: link_up && source.device.interface().is_none_or(Interface::is_up),
-            interface: source.device.interface().map(Interface::view),
-            offloads,
-            workers: vec![worker],
-        });
     }
     ports
 }
@@ -180,7 +181,7 @@ fn worker(source: &AdminSource, index: usize) -> WorkerRow {
         connections: status.connections.load(Relaxed),
         half_open: status.gauges.half_open.load(Relaxed),
         unacknowledged: status.gauges.unacknowledged.load(Relaxed),
-        link_up: status.gauges.link_up.load(Relaxed),
+        link_up: (0..source.ports().len()).any(|port| status.gauges.link_up(port)),
         rings: Rings {
             deliveries: status.gauges.deliveries.load(Relaxed),
             commands: status.gauges.commands.load(Relaxed),

@@ -50,14 +50,14 @@ pub struct CaptureServer {
 }
 
 impl CaptureServer {
-    /// Serves the frames of `tap`, the tap of a device of this name, at `path`.
+    /// Serves the frames of `tap`, the tap of the ports of these devices, at `path`.
     ///
     /// # Errors
     /// The socket cannot be made. The error names its path.
-    pub fn start(path: &Path, device: &str, tap: Arc<Tap>) -> anyhow::Result<Self> {
+    pub fn start(path: &Path, devices: Vec<String>, tap: Arc<Tap>) -> anyhow::Result<Self> {
         let listener = listen(path).with_context(|| format!("capture.socket: {}", path.display()))?;
         let ending = Arc::new(AtomicBool::new(false));
-        let (ended, device) = (ending.clone(), device.to_owned());
+        let ended = ending.clone();
         let thread = std::thread::Builder::new().name("stoq-capture".into());
         let thread = thread.spawn(move || {
             for stream in listener.incoming() {
@@ -65,7 +65,7 @@ impl CaptureServer {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
-                if let Err(error) = serve(stream, &listener, &device, &tap, &ended) {
+                if let Err(error) = serve(stream, &listener, &devices, &tap, &ended) {
                     tracing::warn!(error = format!("{error:#}"), "a capture ended early");
                 }
                 tap.set_sample(0);
@@ -128,7 +128,7 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 fn serve(
     mut stream: UnixStream,
     listener: &UnixListener,
-    device: &str,
+    devices: &[String],
     tap: &Tap,
     ending: &AtomicBool,
 ) -> anyhow::Result<()> {
@@ -151,7 +151,7 @@ fn serve(
     stream.set_read_timeout(Some(GATHER))?;
     listener.set_nonblocking(true)?;
     let _blocking = Blocking(listener);
-    let mut recording = Recording::new(filter, device);
+    let mut recording = Recording::new(filter, devices);
     loop {
         recording.add(tap);
         recording.pass(&mut stream)?;
@@ -198,10 +198,10 @@ struct Recording {
 }
 
 impl Recording {
-    fn new(filter: Filter, device: &str) -> Self {
+    fn new(filter: Filter, devices: &[String]) -> Self {
         let mut out = Vec::new();
         pcapng::section(&mut out);
-        pcapng::interface(&mut out, device);
+        devices.iter().for_each(|device| pcapng::interface(&mut out, device));
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { filter, start: (Instant::now(), clock), out, frames: 0 }
     }
@@ -223,7 +223,7 @@ impl Recording {
                     Some(since) => clock + since,
                     None => clock.saturating_sub(start.saturating_duration_since(copied.at)),
                 };
-                pcapng::packet(&mut self.out, 0, at, copied.sent, &copied.frame);
+                pcapng::packet(&mut self.out, copied.port.into(), at, copied.sent, &copied.frame);
                 self.frames += 1;
             }
         }

@@ -30,7 +30,8 @@ impl Setup {
         let nic = SimulatedLink::new(LinkConfig::default()).add_station([2; 6], 1).remove(0);
         let nic = Tapped::new(nic, tap.clone(), 0, Instant::now());
         let server =
-            CaptureServer::start(&directory.path().join("socket"), "net_test0", tap.clone()).unwrap();
+            CaptureServer::start(&directory.path().join("socket"), vec!["net_test0".into()], tap.clone())
+                .unwrap();
         Self { directory, tap, nic, server }
     }
 
@@ -170,15 +171,17 @@ fn only_the_owner_may_open_the_socket_and_it_is_removed_with_the_gateway() {
     let setup = Setup::new();
     let socket = setup.socket();
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let Err(error) = CaptureServer::start(&socket, "other", setup.tap.clone()) else { panic!("it is taken") };
+    let Err(error) = CaptureServer::start(&socket, vec!["other".into()], setup.tap.clone()) else {
+        panic!("it is taken")
+    };
     assert!(format!("{error:#}").contains("another gateway"));
     drop(setup.server);
     assert!(!socket.exists());
     // The socket of a killed gateway is replaced; a file of another kind is not.
     drop(UnixListener::bind(&socket).unwrap());
-    drop(CaptureServer::start(&socket, "other", setup.tap.clone()).unwrap());
+    drop(CaptureServer::start(&socket, vec!["other".into()], setup.tap.clone()).unwrap());
     std::fs::write(&socket, b"a file").unwrap();
-    assert!(CaptureServer::start(&socket, "other", setup.tap.clone()).is_err());
+    assert!(CaptureServer::start(&socket, vec!["other".into()], setup.tap.clone()).is_err());
     assert_eq!(std::fs::read(&socket).unwrap(), b"a file");
 }
 

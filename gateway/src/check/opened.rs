@@ -50,15 +50,18 @@ pub(super) fn port(config: &GatewayConfig, file: &Path, findings: &mut Findings)
 
     match OpenNetwork::open(&config.network, config.workers.count.into()) {
         Ok(opened) => {
-            findings.ok("device", "the port opens");
-            if opened.offloads().is_some_and(|offloads| offloads.software_spread) {
-                let found =
-                    "not each worker has a queue that the device fills: software spreads the flows over them";
-                findings.ok("queues", found);
-            }
-            if let Some(node) = opened.offloads().and_then(|offloads| offloads.numa_node) {
-                let found = format!("the device is on node {node}: take workers.cores from `lscpu -e` there");
-                findings.ok("numa", found);
+            for port in opened.ports() {
+                let (device, offloads) = (port.device(), port.offloads());
+                findings.ok("device", format!("the port opens: {device}"));
+                if offloads.software_spread {
+                    let found = "not each worker has a queue that the device fills: software spreads the flows over them";
+                    findings.ok("queues", format!("{device}: {found}"));
+                }
+                if let Some(node) = offloads.numa_node {
+                    let found =
+                        format!("{device} is on node {node}: take workers.cores from `lscpu -e` there");
+                    findings.ok("numa", found);
+                }
             }
         }
         Err(OpenError::Dpdk(DpdkError::DeviceHeld { device, node })) => {

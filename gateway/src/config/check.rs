@@ -7,19 +7,10 @@ use super::{
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use stoq::limits::STATIONS_LEN_MAX;
-use stoq::neighbor::route::IpRoutes;
-use stoq::network::DpdkConfig;
 use stoq::peer_text::is_plain;
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::tls::NodeId;
-use stoq::wire::{IpFamily, Mac};
-
-/// Receive buffers that a queue needs in addition to one for each descriptor: two bursts, and the buffers in a thread's cache.
-const MBUFS_BESIDE_RX: u32 = 512;
-
-/// In the place of the port's own station.
-const NO_STATION: Mac = [0x02, 0, 0, 0, 0, 0];
+use stoq::wire::IpFamily;
 
 /// Checks the values of one file.
 pub(super) struct ConfigCheck<'a> {
@@ -71,48 +62,12 @@ impl ConfigCheck<'_> {
 
     pub(super) fn network(&self, network: &NetworkConfig) -> Result<(), ConfigError> {
         match network {
-            NetworkConfig::Dpdk(dpdk) => {
-                if dpdk.addresses.is_empty() {
-                    return Err(
-                        self.value("network.addresses", "give at least one, such as [\"10.77.0.1/24\"]")
-                    );
-                }
-                self.stations(dpdk)?;
-                let least = u32::from(dpdk.rx_descriptors) + MBUFS_BESIDE_RX;
-                if let Some(mbufs) = dpdk.mbufs.filter(|mbufs| *mbufs < least) {
-                    let fix = format!(
-                        "{mbufs} buffers are too few for {} receive descriptors; give at least {least}, or leave it out",
-                        dpdk.rx_descriptors
-                    );
-                    return Err(self.value("network.mbufs", fix));
-                }
-                Ok(())
-            }
+            NetworkConfig::Dpdk(dpdk) => self.ports(dpdk),
             NetworkConfig::KernelUdp(kernel) if kernel.listen.is_empty() => {
                 Err(self.value("network.listen", "give at least one address, such as [\"0.0.0.0:4433\"]"))
             }
             NetworkConfig::KernelUdp(kernel) => self.listen(&kernel.listen),
         }
-    }
-
-    /// Checks that the stations of the configuration are those of neighbors.
-    fn stations(&self, dpdk: &DpdkConfig) -> Result<(), ConfigError> {
-        let len = dpdk.stations.len();
-        if len > STATIONS_LEN_MAX {
-            let fix = format!("{len} stations are too many; give {STATIONS_LEN_MAX} at most");
-            return Err(self.value("network.stations", fix));
-        }
-        // The port's own station is not known yet. Addresses that contradict each other are told when the port is opened.
-        let Ok(routes) = IpRoutes::new(NO_STATION, &dpdk.addresses, dpdk.next_hop_v4, dpdk.next_hop_v6)
-        else {
-            return Ok(());
-        };
-        for &address in dpdk.stations.keys() {
-            routes
-                .check_neighbor(address)
-                .map_err(|error| self.value("network.stations", error.to_string()))?;
-        }
-        Ok(())
     }
 
     /// Checks the numbers of `[quic]` against each other and against the port.
@@ -136,7 +91,7 @@ impl ConfigCheck<'_> {
         }
         quic.check().map_err(|error| self.value("quic.rate_bits_per_s", error.to_string()))?;
         if let NetworkConfig::Dpdk(dpdk) = network {
-            let mtu = dpdk.mtu();
+            let mtu = dpdk.smallest_mtu();
             let most = quic.largest_payload(mtu, IpFamily::V4);
             if quic.initial_udp_payload_bytes > most {
                 let fix = format!(

@@ -8,6 +8,7 @@ mod check;
 mod load;
 mod operation;
 mod peers;
+mod ports;
 mod renamed;
 mod tagged;
 
@@ -24,7 +25,7 @@ pub use peers::{
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use stoq::names::GatewayAddress;
-use stoq::network::NetworkConfig;
+use stoq::network::{DpdkConfig, NetworkConfig};
 use stoq::quic::transport::QuicConfig;
 use stoq::worker::Idle;
 use tagged::{section, tagged};
@@ -202,8 +203,28 @@ impl Default for WorkersConfig {
 fn network<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
     let (kind, keys) = tagged(deserializer)?;
     match kind.as_str() {
-        "dpdk" => section(keys).map(NetworkConfig::Dpdk),
+        "dpdk" => section(with_shared(keys).map_err(D::Error::custom)?).map(NetworkConfig::Dpdk),
         "kernel-udp" => section(keys).map(NetworkConfig::KernelUdp),
         _ => Err(D::Error::unknown_variant(&kind, &["dpdk", "kernel-udp"])),
     }
+}
+
+/// Gives each `[[network.port]]` the keys of `[network]` that all ports share. A port itself has none of them.
+fn with_shared(mut keys: toml::Table) -> Result<toml::Table, String> {
+    let shared: Vec<_> = DpdkConfig::SHARED_KEYS
+        .iter()
+        .filter_map(|key| keys.get_key_value(*key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let Some(toml::Value::Array(ports)) = keys.get_mut("port") else { return Ok(keys) };
+    for port in ports.iter_mut().filter_map(toml::Value::as_table_mut) {
+        if let Some(key) = DpdkConfig::SHARED_KEYS.iter().find(|key| port.contains_key(**key)) {
+            return Err(format!("`{key}` of a [[network.port]] is of all ports: write it under [network]"));
+        }
+        if port.contains_key("port") {
+            return Err("a [[network.port]] has no ports of its own: write each beside it".into());
+        }
+        port.extend(shared.iter().cloned());
+    }
+    Ok(keys)
 }

@@ -238,9 +238,13 @@ pub const KEYS: &[Range] = &[
     ),
 ];
 
-/// The range of a key such as `quic.initial_udp_payload_bytes`.
+/// The range of a key such as `quic.initial_udp_payload_bytes`. A further port's keys have the ranges of the first one's.
 pub fn key(name: &str) -> Option<&'static Range> {
-    KEYS.iter().find(|range| range.name == name)
+    let is_named = |range: &&Range| match name.strip_prefix("network.port.") {
+        Some(key) => range.name.strip_prefix("network.") == Some(key),
+        None => range.name == name,
+    };
+    KEYS.iter().find(is_named)
 }
 
 /// Checks every number of a file against its range. Numbers without a range are left to the types of the configuration.

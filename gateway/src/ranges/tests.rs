@@ -81,6 +81,7 @@ fn a_file_is_checked_in_every_section() {
         ("[workers]\ncount = -1", "workers.count"),
         ("[workers]\ncount = 1.0", "workers.count"),
         ("[workers]\ncount = nan", "workers.count"),
+        ("[[network.port]]\nmtu = 1500\n[[network.port]]\nmtu = 1279", "network.port.mtu"),
         ("[[application]]\nqueues = [0]\n[[application]]\nqueues = [-1]", "application.queues"),
     ] {
         assert_eq!(check(text).unwrap_err().0, key, "{text}");

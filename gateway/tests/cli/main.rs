@@ -28,6 +28,8 @@ mod shipped;
 mod shortage;
 mod sources;
 #[cfg(feature = "dpdk")]
+mod ports;
+#[cfg(feature = "dpdk")]
 mod spread;
 mod streams;
 mod tools;

@@ -8,7 +8,7 @@ use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreac
 use crate::counters::{Counter, Counters};
 use crate::limits::{ECHO_REPLIES_BURST, ECHO_REPLIES_PER_S, TX_SEGMENTS_LEN_MAX};
 use crate::neighbor::exchange::ExchangePort;
-use crate::neighbor::route::{IpRouteError, IpRoutes};
+use crate::neighbor::route::{IpRoute, IpRouteError, IpRoutes};
 use crate::neighbor::{NeighborOutput, Neighbors, Pending, Resolution};
 use crate::nic::{Nic, RxChecksum, SpreadCounts, TxKind};
 use crate::stages::LoopStage;
@@ -141,6 +141,30 @@ impl<N: Nic> UserSpace<N> {
     ) -> Result<Self, InterfaceError> {
         self.host.neighbors.fix(stations)?;
         Ok(self)
+    }
+
+    /// Takes datagrams and echo requests for these addresses too, which this host has at other ports, and sends from them. Neighbors are
+    /// not told of them: only packets that a router sends here arrive.
+    #[must_use]
+    pub(crate) fn with_elsewhere(mut self, addresses: &[IpAddr]) -> Self {
+        self.host.station.addresses.extend(addresses);
+        self.host.neighbors.add_elsewhere(addresses.iter().copied());
+        self
+    }
+
+    /// The way of packets to `destination` over this port, from `source` if that is given.
+    pub(crate) fn route(&self, destination: IpAddr, source: Option<IpAddr>) -> Option<IpRoute> {
+        self.host.neighbors.routes().route(destination, source)
+    }
+
+    /// Whether `address` may be one other host, here or beyond.
+    pub(crate) fn is_other_host(&self, address: IpAddr) -> bool {
+        self.host.neighbors.routes().is_other_host(address)
+    }
+
+    /// Whether the port itself has this address.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.host.neighbors.routes().has(address)
     }
 
     /// The device.
@@ -424,7 +448,8 @@ impl<N: Nic> Network for UserSpace<N> {
             driver: nic.driver.clone(),
             device: nic.device.clone(),
             mtu: nic.mtu,
-            local: self.host.station.addresses.iter().map(|&ip| SocketAddr::new(ip, port)).collect(),
+            local: self.host.neighbors.routes().addresses().map(|ip| SocketAddr::new(ip, port)).collect(),
+            ports: Vec::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::identities::{gateway_identity, gateway_node, identities, trust};
 use super::liar::Liar;
-use super::nic::StationNic;
+use super::nic::{Attached, shares};
 use super::told::{Teller, Told};
 use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stoq::application::{Discard, Echo};
 use stoq::counters::Counter;
+use stoq::datagram::port_set::PortSet;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
 use stoq::datagram::{Network as _, NetworkKind};
 use stoq::hop::{Hops, Policy};
@@ -184,28 +185,49 @@ impl ApplicationHost {
 
 /// The addresses and the MAC of the station with this number; the gateway is 1.
 pub(crate) fn station(link: &SimulatedLink, number: u8, queues: usize) -> Vec<Station> {
-    station_on(link, [2, 0, 0, 0, 0, number], number, (queues, queues), true)
+    station_on(link, [2, 0, 0, 0, 0, number], (FIRST_NET, number), (queues, queues), true)
+}
+
+/// The second parts of the addresses on the first switch and on the second.
+const FIRST_NET: u8 = 77;
+const SECOND_NET: u8 = 78;
+
+/// The networks of a host's workers, which have a second port each if there is a second switch.
+fn attached(
+    (link, setup): (&SimulatedLink, &Setup),
+    mac: Mac,
+    (queues, workers): (usize, usize),
+) -> Vec<Attached> {
+    let first = station_on(link, mac, (FIRST_NET, mac[5]), (queues, workers), setup.udp_checksum);
+    let Some(second) = &setup.second else {
+        return first.into_iter().map(|station| Attached::One(Box::new(station))).collect();
+    };
+    let second = station_on(second, mac, (SECOND_NET, mac[5]), (workers, workers), setup.udp_checksum);
+    let ports = first.into_iter().zip(second);
+    ports.map(|(first, second)| Attached::Two(PortSet::new(vec![first, second]))).collect()
 }
 
 /// A station whose workers share its queues if these are fewer.
 fn station_on(
     link: &SimulatedLink,
     mac: Mac,
-    number: u8,
+    (net, number): (u8, u8),
     (queues, workers): (usize, usize),
     udp_checksum: bool,
 ) -> Vec<Station> {
     let (v4, v6): (IpAddr, IpAddr) =
-        ([10, 77, 0, number].into(), [0xfd77, 0, 0, 0, 0, 0, 0, number.into()].into());
+        ([10, net, 0, number].into(), format!("fd{net}::{number:x}").parse().unwrap());
+    // By its second port, a client sends packets for an address of the gateway's first port to the gateway.
+    let is_routed = net == SECOND_NET && number >= 10;
     let interface = InterfaceConfig {
         addresses: vec![format!("{v4}/24").parse().unwrap(), format!("{v6}/64").parse().unwrap()],
-        next_hop_v4: None,
-        next_hop_v6: None,
+        next_hop_v4: is_routed.then(|| [10, net, 0, 1].into()),
+        next_hop_v6: is_routed.then(|| format!("fd{net}::1").parse().unwrap()),
         vlan: None,
         udp_port: UDP_PORT,
         udp_checksum,
     };
-    let nics = StationNic::station(link, mac, queues, workers).into_iter().zip(exchange(workers));
+    let nics = shares(link, mac, queues, workers).into_iter().zip(exchange(workers));
     nics.map(|(nic, port)| {
         UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap().with_exchange(port)
     })
@@ -260,7 +282,7 @@ pub(super) fn gateway(
         ..SeedParts::alone(store.clone(), memory)
     };
     let mac = [2, 0, 0, 0, setup.device, index as u8 + 1];
-    let stations = station_on(link, mac, mac[5], setup.gateway_device(), setup.udp_checksum);
+    let stations = attached((link, setup), mac, setup.gateway_device());
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     bound(&shared, setup);
     let mut host = host(stations, &config, shared, setup, |worker, at| {
@@ -298,7 +320,7 @@ pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> Appli
     let number = 10 + index as u8;
     let mac = [2, 0, 0, 0, 0, number];
     let workers = setup.client_workers;
-    let stations = station_on(link, mac, number, (workers, workers), setup.udp_checksum);
+    let stations = attached((link, setup), mac, (workers, workers));
     host(stations, &config, shared, setup, |_, _| {})
 }
 
@@ -309,7 +331,7 @@ fn bound(shared: &NodeShared, setup: &Setup) {
 }
 
 fn host(
-    stations: Vec<Station>,
+    stations: Vec<Attached>,
     config: &NodeConfig,
     shared: Arc<NodeShared>,
     setup: &Setup,
@@ -322,9 +344,13 @@ fn host(
     for (index, network) in networks.into_iter().enumerate() {
         let mut quic = config.quic(setup.link.mtu);
         quic.endpoint.rng_seed(setup.seeds.next());
-        let link_up = network.link_up();
+        let links_down = network.links_down();
         let mut worker = Worker::new(index as u16, network, shared.clone(), quic, config.idle);
-        assert_eq!(worker.status().gauges.link_up.load(Relaxed), link_up, "known before the first turn");
+        assert_eq!(
+            worker.status().gauges.links_down.load(Relaxed),
+            links_down,
+            "known before the first turn"
+        );
         add(&mut worker, index);
         callers.push(Caller::new(worker.add_port()));
         statuses.push(worker.status());

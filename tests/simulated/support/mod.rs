@@ -73,6 +73,8 @@ pub(crate) struct Setup {
     pub(crate) gateway_workers: usize,
     /// The queues of the gateways' device, if they are fewer: its flows are then spread in software.
     pub(crate) gateway_queues: Option<usize>,
+    /// A second switch, on which gateways and clients have a second port each: 10.78.0.1 beside 10.77.0.1. There it has a queue for each worker.
+    pub(crate) second: Option<SimulatedLink>,
     pub(crate) clients: usize,
     pub(crate) client_workers: usize,
     pub(crate) store: StoreConfig,
@@ -147,6 +149,7 @@ impl Default for Setup {
             client_quic: QuicConfig::default(),
             gateway_workers: 1,
             gateway_queues: None,
+            second: None,
             clients: 1,
             client_workers: 1,
             store: StoreConfig::default(),
@@ -205,6 +208,7 @@ impl WallClock {
 /// A gateway, its clients, and the other stations of the switch.
 pub(crate) struct World {
     pub(crate) link: SimulatedLink,
+    second: Option<SimulatedLink>,
     pub(crate) now: Instant,
     pub(crate) gateway: ApplicationHost,
     /// The gateways beside the first.
@@ -242,8 +246,8 @@ impl World {
         let gateway = others.remove(0);
         let clients = (0..setup.clients).map(|index| client(&link, setup, index)).collect();
         let (store, raw) = (stores[0].clone(), Vec::new());
-        let (step, seeds) = (setup.step, setup.seeds.clone());
-        Self { link, now, gateway, others, clients, raw, store, stores, directories, step, seeds }
+        let (step, seeds, second) = (setup.step, setup.seeds.clone(), setup.second.clone());
+        Self { link, second, now, gateway, others, clients, raw, store, stores, directories, step, seeds }
     }
 
     /// A world of one client on a perfect link, and its connection.
@@ -295,7 +299,8 @@ impl World {
             .chain(&self.others)
             .filter_map(|host| host.poll_timeout(self.now));
         let raw = self.raw.iter().filter_map(RawPeer::poll_timeout);
-        hosts.chain(raw).chain(self.link.next_delivery()).min()
+        let links = [Some(&self.link), self.second.as_ref()].into_iter().flatten();
+        hosts.chain(raw).chain(links.filter_map(SimulatedLink::next_delivery)).min()
     }
 
     /// Lets the stores' threads finish what requests wait for: it takes no virtual time.

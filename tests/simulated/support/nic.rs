@@ -1,83 +1,107 @@
-//! A worker's share of a station: a queue of its own, or one that it shares.
+//! A worker's network: its share of a station, or of two stations on two switches.
 
+use super::Station;
+use quinn_proto::Transmit;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
+use stoq::counters::Counters;
+use stoq::datagram::port_set::PortSet;
+use stoq::datagram::{Datagram, Network, NetworkInfo, Unreachable};
 use stoq::nic::rss::{RSS_TABLE_LEN, Rss, RssKey};
+use stoq::nic::share::ShareNic;
 use stoq::nic::simulated::{SimulatedLink, SimulatedNic};
-use stoq::nic::spread::{SpreadNic, spread};
-use stoq::nic::{Nic, NicInfo, RxChecksum, SpreadCounts, TxKind};
 use stoq::wire::Mac;
 
-pub(crate) enum StationNic {
-    Own(SimulatedNic),
-    Shared(SpreadNic<SimulatedNic>),
+/// A worker's share of a station: a queue of its own, or one that it shares.
+pub(crate) type StationNic = ShareNic<SimulatedNic>;
+
+/// A new station's workers, which share its queues if these are fewer.
+pub(crate) fn shares(link: &SimulatedLink, mac: Mac, queues: usize, workers: usize) -> Vec<StationNic> {
+    let spread_by = (queues < workers).then(|| Rss::new(&RssKey::known(), RSS_TABLE_LEN));
+    ShareNic::all(link.add_station(mac, queues), workers, spread_by)
 }
 
-impl StationNic {
-    /// A new station's workers, which share its queues if these are fewer.
-    pub(crate) fn station(link: &SimulatedLink, mac: Mac, queues: usize, workers: usize) -> Vec<Self> {
-        let own = link.add_station(mac, queues);
-        if queues == workers {
-            return own.into_iter().map(Self::Own).collect();
-        }
-        let rss = Rss::new(&RssKey::known(), RSS_TABLE_LEN);
-        spread(own, workers, rss).into_iter().map(Self::Shared).collect()
-    }
+/// The network of a worker with one port or with two.
+pub(crate) enum Attached {
+    One(Box<Station>),
+    Two(PortSet<StationNic>),
 }
 
-impl Nic for StationNic {
-    fn rx_burst(&mut self, now: Instant, frame: impl FnMut(&[u8], RxChecksum)) -> usize {
+impl Network for Attached {
+    fn receive(&mut self, now: Instant, counters: &Counters, deliver: impl FnMut(Datagram<'_>)) -> usize {
         match self {
-            Self::Own(nic) => nic.rx_burst(now, frame),
-            Self::Shared(nic) => nic.rx_burst(now, frame),
+            Self::One(network) => network.receive(now, counters, deliver),
+            Self::Two(network) => network.receive(now, counters, deliver),
         }
     }
 
-    fn tx_room(&self) -> usize {
+    fn can_send(&self) -> bool {
         match self {
-            Self::Own(nic) => nic.tx_room(),
-            Self::Shared(nic) => nic.tx_room(),
+            Self::One(network) => network.can_send(),
+            Self::Two(network) => network.can_send(),
         }
     }
 
-    fn tx_frame(&mut self, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
+    fn can_send_to(&mut self, addresses: impl FnOnce() -> (SocketAddr, Option<IpAddr>)) -> bool {
         match self {
-            Self::Own(nic) => nic.tx_frame(kind, len, fill),
-            Self::Shared(nic) => nic.tx_frame(kind, len, fill),
+            Self::One(network) => network.can_send_to(addresses),
+            Self::Two(network) => network.can_send_to(addresses),
         }
     }
 
-    fn tx_flush(&mut self, now: Instant) -> usize {
+    fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
         match self {
-            Self::Own(nic) => nic.tx_flush(now),
-            Self::Shared(nic) => nic.tx_flush(now),
+            Self::One(network) => network.send(now, counters, transmit, contents),
+            Self::Two(network) => network.send(now, counters, transmit, contents),
         }
     }
 
-    fn take_drops(&mut self) -> u64 {
+    fn flush(&mut self, now: Instant, counters: &Counters) -> usize {
         match self {
-            Self::Own(nic) => nic.take_drops(),
-            Self::Shared(nic) => nic.take_drops(),
+            Self::One(network) => network.flush(now, counters),
+            Self::Two(network) => network.flush(now, counters),
         }
     }
 
-    fn take_spread(&mut self) -> SpreadCounts {
+    fn poll_unreachable(&mut self) -> Option<Unreachable> {
         match self {
-            Self::Own(nic) => nic.take_spread(),
-            Self::Shared(nic) => nic.take_spread(),
+            Self::One(network) => network.poll_unreachable(),
+            Self::Two(network) => network.poll_unreachable(),
         }
     }
 
-    fn info(&self) -> &NicInfo {
+    fn poll_timeout(&self) -> Option<Instant> {
         match self {
-            Self::Own(nic) => nic.info(),
-            Self::Shared(nic) => nic.info(),
+            Self::One(network) => network.poll_timeout(),
+            Self::Two(network) => network.poll_timeout(),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, counters: &Counters) {
+        match self {
+            Self::One(network) => network.handle_timeout(now, counters),
+            Self::Two(network) => network.handle_timeout(now, counters),
+        }
+    }
+
+    fn info(&self) -> NetworkInfo {
+        match self {
+            Self::One(network) => network.info(),
+            Self::Two(network) => network.info(),
         }
     }
 
     fn link_up(&self) -> bool {
         match self {
-            Self::Own(nic) => nic.link_up(),
-            Self::Shared(nic) => nic.link_up(),
+            Self::One(network) => network.link_up(),
+            Self::Two(network) => network.link_up(),
+        }
+    }
+
+    fn links_down(&self) -> u32 {
+        match self {
+            Self::One(network) => network.links_down(),
+            Self::Two(network) => network.links_down(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A station's network to which a test also reports unreachable destinations, as ICMP does to kernel sockets, whose device it can slow
 //! down, and before which it can put a NAT that rebinds.
 
-use super::{Station, UDP_PORT, gateway_v4, gateway_v6};
+use super::nic::Attached;
+use super::{UDP_PORT, gateway_v4, gateway_v6};
 use quinn_proto::Transmit;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -66,14 +67,14 @@ impl Teller {
 
 /// The network of a simulated host.
 pub(crate) struct Told {
-    station: Station,
+    station: Attached,
     pub(super) teller: Teller,
     /// When a slow device takes its next batch.
     free: Option<Instant>,
 }
 
 impl Told {
-    pub(super) fn new(station: Station, teller: Teller) -> Self {
+    pub(super) fn new(station: Attached, teller: Teller) -> Self {
         Self { station, teller, free: None }
     }
 }
@@ -94,6 +95,10 @@ impl Network for Told {
 
     fn can_send(&self) -> bool {
         self.free.is_none() && self.station.can_send()
+    }
+
+    fn can_send_to(&mut self, addresses: impl FnOnce() -> (SocketAddr, Option<IpAddr>)) -> bool {
+        self.free.is_none() && self.station.can_send_to(addresses)
     }
 
     fn send(&mut self, now: Instant, counters: &Counters, transmit: &Transmit, contents: &[u8]) {
@@ -131,5 +136,9 @@ impl Network for Told {
 
     fn link_up(&self) -> bool {
         self.station.link_up()
+    }
+
+    fn links_down(&self) -> u32 {
+        self.station.links_down()
     }
 }

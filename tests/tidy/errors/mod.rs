@@ -15,6 +15,7 @@ const LIST: &str = include_str!("list.txt");
 const COMPOSED: &[&str] = &[
     "gateway/src/admin/listener.rs",
     "gateway/src/config/check.rs",
+    "gateway/src/config/ports.rs",
     "gateway/src/ranges/mod.rs",
     "src/client/builder.rs",
     "src/datagram/kernel/bind.rs",
