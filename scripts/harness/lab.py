@@ -1,6 +1,7 @@
 """What scripts/lab.sh runs, once it has looked at the machine."""
 
 import subprocess
+import urllib.request
 
 from harness import (
     AF_PACKET,
@@ -48,12 +49,13 @@ class Lab(Scene):
     def inside(self, *command):
         print(run(*inside(self.far_namespace, *command)), end="", flush=True)
 
-    def describe(self, device, udp_checksum, huge_pages, **more):
+    def describe(self, device, udp_checksum, huge_pages, workers=1, **more):
         run("rm", "-rf", self / "store")
         network = dpdk(device.format(self.near), "10.78.0.1/24", "fd78::1/64")
         self.configure(
             "gateway",
             {
+                "workers": {"count": workers},
                 "network": {**network, "udp_checksum": udp_checksum, "huge_pages": huge_pages, **more},
                 **self.who("gateway", "client"),
                 "application": [seed(memory_bytes=128 << 20), ECHO, DISCARD],
@@ -98,6 +100,30 @@ class Lab(Scene):
         print(
             *(f"worker {number}: {worker['counters']}" for number, worker in enumerate(counted)), sep="\n", flush=True
         )
+
+    def spreads(self, device, workers=2):
+        """Two workers: clients come until each has flows of its own."""
+        say(f"{device.split('0,')[0]}, {workers} workers")
+        self.describe(device.format(self.near), True, "none", workers)
+        gateway = self.start()
+        token = self.client_inside("put", V4, self.file)
+        got = self / "got"
+        clients = 0
+        while min(self.received(workers)) < 100:
+            ensure(clients < 64, "all flows have met one worker")
+            got.unlink(missing_ok=True)
+            self.client_inside("get", V6 if clients % 2 else V4, token, "--connections", str(workers), "-o", got)
+            same(self.file, got)
+            clients += 1
+        counted = [worker["counters"] for worker in gateway.stop()]
+        print(*(f"worker {number}: {worker}" for number, worker in enumerate(counted)), sep="\n", flush=True)
+        return [worker.get("spread_in", 0) for worker in counted]
+
+    def received(self, workers):
+        """The packets that each worker has received."""
+        metrics = urllib.request.urlopen(f"http://{ADMIN}/metrics").read().decode()
+        lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+        return [float(lines[f'stoq_rx_packets_total{{worker="{worker}"}}']) for worker in range(workers)]
 
     def refused(self, text):
         """Neither the check nor the gateway itself passes; both say why."""
@@ -148,6 +174,8 @@ def lab():
         it.works(AF_PACKET, True, "preferred")
         it.works(AF_XDP, False, "preferred")
         it.works(AF_XDP, False, "none")
+        ensure(it.spreads(f"{AF_PACKET},qpairs=2") == [0, 0], "the kernel fills both queues of net_af_packet")
+        ensure(it.spreads(AF_XDP)[1] > 0, "net_af_xdp has one queue on a veth, and software spreads its flows")
         it.shows_its_link(AF_PACKET, True, "preferred")
         it.shows_its_link(AF_XDP, False, "none")
     say("the lab passed on net_af_packet and net_af_xdp")

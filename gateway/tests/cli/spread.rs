@@ -1,4 +1,4 @@
-//! Two workers of a gateway on a DPDK port with one queue.
+//! Two workers of a gateway on a DPDK port with one queue, and with two.
 
 use crate::admin::{get, value};
 use crate::support::{Process, Site, identities, run, stoq, stoq_gateway};
@@ -81,4 +81,36 @@ fn two_workers_on_a_port_with_one_queue_both_carry_connections() {
     assert_eq!(count(0, "drop_spread_full"), 0, "{ended}");
     assert!(gateway.end().success());
     assert!(gateway.log().contains("flows are spread over the workers in software"), "{}", gateway.log());
+}
+
+#[test]
+fn two_workers_on_two_queues_of_a_memif_each_carry_a_connection_of_one_put_and_one_get() {
+    let site = Site::new();
+    let more = "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"store\"\nmemory_bytes = 2097152\n[workers]\ncount = 2\n";
+    let config = configured(&site, "gateway", "server", "addresses = [\"10.77.0.1/24\"]", more);
+    let mut gateway = Process::serve(&config).unwrap_or_else(|log| panic!("{log}"));
+    assert_eq!(gateway.up["offloads"]["software_spread"], false, "{}", gateway.up);
+    // Worker `w` of the client sends by queue `w`, which is queue `w` of the gateway.
+    let more = "[workers]\ncount = 2\n[log]\nlevel = \"error\"\n";
+    let config = configured(&site, "client", "client", "addresses = [\"10.77.0.2/24\"]", more);
+    let (file, token) = site.file("payload", 3_000_000);
+    let tool = |name: &str| {
+        let mut command = stoq();
+        command.args([name, "--gateway", "10.77.0.1:4433", "--connections", "2", "--config"]).arg(&config);
+        command.current_dir(site.directory.path());
+        command
+    };
+    run(tool("put").arg(&file), 0);
+    run(tool("get").arg(&token).args(["-o", "back"]), 0);
+    assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(site.path("back")).unwrap());
+
+    gateway.signal(Signal::TERM);
+    let ended = gateway.event().expect("the gateway ends in order");
+    let count = |worker: usize, name: &str| ended["workers"][worker]["counters"][name].as_u64().unwrap_or(0);
+    for worker in 0..2 {
+        assert!(count(worker, "rx_packets") > 100 && count(worker, "tx_packets") > 10, "{ended}");
+        assert!(count(worker, "connections_opened") > 0, "{ended}");
+        assert_eq!((count(worker, "spread_in"), count(worker, "drop_handover_full")), (0, 0), "{ended}");
+    }
+    assert!(gateway.end().success());
 }
