@@ -1,6 +1,6 @@
 //! Two workers and a wire between them, for counting instructions: `scripts/instructions.sh` runs it under callgrind.
 //!
-//! `instructions PATH SIDE [WIRE]` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
+//! `instructions PATH SIDE [WIRE [CONNECTIONS]]` moves packets of MTU 1500 one way, under virtual time, with the windows of the benchmarks. PATH is
 //! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `ping` (64 bytes there and back, one message at a time), `put` (a
 //! payload, checked and dropped) or `get` (a payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through
 //! [`counted_turn`], the one function in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their
@@ -8,6 +8,9 @@
 //!
 //! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
 //! start.
+//!
+//! CONNECTIONS is for `message`: as many connections send at once, from one node, with the smallest windows. None of them sends for long, and
+//! the packets of all of them follow each other.
 //!
 //! The handshake and the first packets are not counted: the count is that of a steady stream. When they have crossed, the program prints `warm`
 //! and waits for a line or the end of its standard input: callgrind begins to count meanwhile, since counting takes ten times as long.
@@ -30,6 +33,7 @@ use stoq::application::{Application, Discard, Echo, Outbox, Received};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::limits::WINDOW_BYTES_MIN;
 use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
 use stoq::node::NodeConfig;
 use stoq::queue::{
@@ -52,6 +56,8 @@ use tempfile::TempDir;
 const WARM_PACKETS: u64 = 8_000;
 /// The same for small messages, which enter QUIC faster than they leave until its send window is full.
 const WARM_SMALL_PACKETS: u64 = 32_000;
+/// Packets of each of many connections after the last handshake and before the count begins.
+const WARM_PACKETS_EACH: u64 = 40;
 /// Packets that are counted.
 const COUNTED_PACKETS: u64 = 8_000;
 /// The same where the path has delay: three times what it holds.
@@ -103,7 +109,19 @@ impl Wire {
     }
 
     /// The windows of `scripts/bench`, or those that the path has once they have grown.
-    fn quic(self) -> QuicConfig {
+    fn quic(self, connections: Option<usize>) -> QuicConfig {
+        if connections.is_some() {
+            return QuicConfig {
+                stream_receive_window_bytes: WINDOW_BYTES_MIN as u32,
+                receive_window_bytes: WINDOW_BYTES_MIN as u32,
+                receive_window_max_bytes: WINDOW_BYTES_MIN as u32,
+                send_window_bytes: WINDOW_BYTES_MIN as u32,
+                send_window_max_bytes: WINDOW_BYTES_MIN as u32,
+                initial_udp_payload_bytes: 0,
+                mtu_discovery: false,
+                ..QuicConfig::default()
+            };
+        }
         let window = if self == Self::Short { 64 << 20 } else { 512 << 20 };
         QuicConfig {
             stream_receive_window_bytes: 64 << 20,
@@ -344,6 +362,7 @@ struct Pair {
 impl Pair {
     fn new(
         wire: Wire,
+        connections: Option<usize>,
         application: Box<dyn Application>,
         caller: Box<dyn Application>,
     ) -> anyhow::Result<Self> {
@@ -354,12 +373,13 @@ impl Pair {
         let trust = Trust::pinned([server.node_id(), client.node_id()])?;
         let now = Instant::now();
         let (there, back) = (Line::new(wire, now), Line::new(wire, now));
-        let quic = wire.quic();
+        let quic = wire.quic(connections);
         let tls = ServerTls::new(server, ClientAuth::Required(trust.clone()));
         let config =
             NodeConfig { server: Some(server_config(&tls)?), quic: quic.clone(), ..NodeConfig::default() };
         let queues = [(QUEUE, 0)].into_iter().collect();
         let shared = NodeShared::new(1, QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() });
+        shared.node_seats.set_max(0);
         let network_1 = network(1, there.clone(), back.clone())?;
         let mut server = Worker::new(0, network_1, shared, config.quic(MTU), Idle::Spin);
         server.add_inline(application);
@@ -379,12 +399,13 @@ impl Pair {
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (path, side, wire) = match arguments[..] {
-        [path, side] | [path, side, "short"] => (path, side, Wire::Short),
-        [path, side, "long"] => (path, side, Wire::Long),
+    let (path, side, wire, connections) = match arguments[..] {
+        [path, side] | [path, side, "short"] => (path, side, Wire::Short, None),
+        [path, side, "long"] => (path, side, Wire::Long, None),
+        ["message", side, "short", connections] => ("message", side, Wire::Short, Some(connections.parse()?)),
         _ => {
             println!(
-                "instructions (message | small | ping | put | get) (transmit | receive) [short | long]: see scripts/instructions.sh"
+                "instructions (message | small | ping | put | get) (transmit | receive) [short [CONNECTIONS] | long]: see scripts/instructions.sh"
             );
             return Ok(());
         }
@@ -399,7 +420,8 @@ fn main() -> anyhow::Result<()> {
     let (application, caller): (Box<dyn Application>, Box<dyn Application>) = match path {
         "message" | "small" => {
             let message_bytes = if path == "small" { SMALL_MESSAGE_BYTES } else { MESSAGE_BYTES };
-            let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, Width::ONE, reports);
+            let width = Width { connections: connections.unwrap_or(1), ..Width::ONE };
+            let blast = Blast::new(remote, QUEUE, message_bytes, 1 << 40, width, reports);
             (Box::new(Discard::default()), Box::new(blast))
         }
         "ping" => {
@@ -433,7 +455,7 @@ fn main() -> anyhow::Result<()> {
         }
         other => bail!("no path is called {other:?}"),
     };
-    let Pair { mut server, mut client, lines, statuses } = Pair::new(wire, application, caller)?;
+    let Pair { mut server, mut client, lines, statuses } = Pair::new(wire, connections, application, caller)?;
     let client_transmits = path != "get";
     let count_client = match side {
         "transmit" => client_transmits,
@@ -463,7 +485,15 @@ fn main() -> anyhow::Result<()> {
         }
         Ok(receiver.counters.get(Counter::RxPackets))
     };
-    let before = run(false, wire.warm_packets(path))?;
+    run(false, wire.warm_packets(path))?;
+    let mut before = receiver.counters.get(Counter::RxPackets);
+    if let Some(connections) = connections {
+        while client_status.counters.get(Counter::HandshakesClientCompleted) < connections as u64 {
+            before = run(false, before + 1)?;
+        }
+        // Each connection has sent its first flight and more.
+        before = run(false, before + connections as u64 * WARM_PACKETS_EACH)?;
+    }
     println!("warm");
     std::io::stdin().read_line(&mut String::new())?;
     let after = run(true, before + COUNTED_PACKETS)?;

@@ -8,6 +8,9 @@ use std::time::Instant;
 use stoq::application::Application;
 use stoq::queue::{AppPort, ConnectionEvent, Delivery};
 
+/// The most streams that one poll finds blocked.
+const STREAMS_ASKED_LEN: usize = 64;
+
 /// Sends messages as fast as flow control allows, to a [`stoq::application::Discard`] that counts them.
 #[derive(Debug)]
 pub struct Blast {
@@ -65,10 +68,11 @@ impl Blast {
         self.streams = (0..count).map(stream).collect();
     }
 
-    /// Sends one message a stream, in turn, until no stream can send.
+    /// Sends one message a stream, in turn, until [`STREAMS_ASKED_LEN`] of them, one behind the other, cannot send. The next call goes on with the
+    /// next stream: a call costs the same whatever the number of streams.
     fn send(&mut self, port: &mut AppPort) -> bool {
         let (mut worked, mut idle) = (false, 0);
-        while idle < self.streams.len() {
+        while idle < self.streams.len().min(STREAMS_ASKED_LEN) {
             let stream = &mut self.streams[self.turn];
             let sent = stream.send(&self.links.up[stream.up], &self.message, port);
             self.turn = (self.turn + 1) % self.streams.len();
