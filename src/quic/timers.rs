@@ -1,19 +1,25 @@
-//! The connections whose timers are due: a heap with at most a few entries for each connection, however often its deadline moves.
+//! The connections whose timers are due: a heap with one entry for each connection, however often its deadline moves.
 //!
-//! A connection's deadline moves with almost every packet, mostly later. Only a deadline earlier than the
-//! armed one is pushed; an entry that fires too early is armed again for the true deadline. A turn thus costs
-//! O(log n) for due connections and nothing for the others.
+//! A connection's deadline moves with almost every packet, mostly later. Only a deadline earlier than that of the entry moves the entry; one
+//! that fires too early is armed again for the true deadline. A turn thus costs O(log n) for due connections and nothing for the others.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Instant;
+
+/// The place of a slot without an entry.
+const NOWHERE: u32 = u32::MAX;
+
+/// An entry: when it fires, and the slot of its connection.
+type Entry = (Instant, u32);
 
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    heap: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// A binary heap, the earliest entry first: no entry is earlier than the one at half of its place.
+    heap: Vec<Entry>,
+    /// The place in the heap of each slot's entry.
+    places: Vec<u32>,
 }
 
-/// A connection's own part: the earliest entry in the heap, and its true deadline.
+/// A connection's own part: the time of its entry in the heap, and its true deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     armed: Option<Instant>,
@@ -22,34 +28,36 @@ pub(crate) struct Timer {
 
 impl Timers {
     /// Sets the deadline of the connection in `slot`.
+    #[inline]
     pub(crate) fn set(&mut self, slot: u32, timer: &mut Timer, deadline: Option<Instant>) {
         timer.deadline = deadline;
         if let Some(at) = deadline
             && timer.armed.is_none_or(|armed| at < armed)
         {
             timer.armed = Some(at);
-            self.heap.push(Reverse((at, slot)));
+            self.arm((at, slot));
         }
     }
 
     /// When [`Timers::pop`] may have an entry.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.heap.peek().map(|Reverse((at, _))| *at)
+        self.heap.first().map(|(at, _)| *at)
     }
 
     /// The next expired entry, if there is one. [`Timers::fire`] tells whether its connection is really due.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<(Instant, u32)> {
-        let Reverse((at, _)) = self.heap.peek()?;
-        if *at > now {
-            return None;
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<Entry> {
+        let first = *self.heap.first().filter(|(at, _)| *at <= now)?;
+        self.places[first.1 as usize] = NOWHERE;
+        if let Some(last) = self.heap.pop().filter(|last| *last != first) {
+            self.sink(0, last);
         }
-        self.heap.pop().map(|Reverse(entry)| entry)
+        Some(first)
     }
 
     /// Whether the connection whose entry `at` was popped is due now. Arms it again if it is not.
-    pub(crate) fn fire(&mut self, (at, slot): (Instant, u32), timer: &mut Timer, now: Instant) -> bool {
+    pub(crate) fn fire(&mut self, (at, slot): Entry, timer: &mut Timer, now: Instant) -> bool {
         if timer.armed != Some(at) {
-            // An older, later entry, or one of an earlier connection in this slot.
+            // An entry of an earlier connection in this slot.
             return false;
         }
         timer.armed = None;
@@ -60,6 +68,58 @@ impl Timers {
         let deadline = timer.deadline;
         self.set(slot, timer, deadline);
         false
+    }
+
+    /// Has the slot's entry fire at this time: its own, one that an earlier connection in the slot left, or a new one.
+    fn arm(&mut self, entry: Entry) {
+        let slot = entry.1 as usize;
+        if self.places.len() <= slot {
+            self.places.resize(slot + 1, NOWHERE);
+        }
+        let mut place = self.places[slot] as usize;
+        if place == NOWHERE as usize {
+            place = self.heap.len();
+            self.heap.push(entry);
+        } else if self.heap[place].0 < entry.0 {
+            return self.sink(place, entry);
+        }
+        self.raise(place, entry);
+    }
+
+    /// Puts an entry in this place, or nearer to the front.
+    fn raise(&mut self, mut place: usize, entry: Entry) {
+        while place > 0 {
+            let above = (place - 1) / 2;
+            if self.heap[above].0 <= entry.0 {
+                break;
+            }
+            self.put(place, self.heap[above]);
+            place = above;
+        }
+        self.put(place, entry);
+    }
+
+    /// Puts an entry in this place, or farther from the front.
+    fn sink(&mut self, mut place: usize, entry: Entry) {
+        loop {
+            let below = 2 * place + 1;
+            let below = match (self.heap.get(below), self.heap.get(below + 1)) {
+                (Some(left), Some(right)) if right.0 < left.0 => below + 1,
+                (Some(_), _) => below,
+                (None, _) => break,
+            };
+            if entry.0 <= self.heap[below].0 {
+                break;
+            }
+            self.put(place, self.heap[below]);
+            place = below;
+        }
+        self.put(place, entry);
+    }
+
+    fn put(&mut self, place: usize, entry: Entry) {
+        self.heap[place] = entry;
+        self.places[entry.1 as usize] = place as u32;
     }
 }
 
@@ -82,6 +142,48 @@ mod tests {
         let entry = timers.pop(start + Duration::from_millis(999)).unwrap();
         assert!(timers.fire(entry, &mut timer, start + Duration::from_millis(999)));
         assert!(timers.next().is_none());
+    }
+
+    #[test]
+    fn a_connection_has_one_entry_however_often_a_near_deadline_fires_before_a_far_one() {
+        let start = Instant::now();
+        let (mut timers, mut table): (Timers, Vec<Timer>) =
+            (Timers::default(), (0..3).map(|_| Timer::default()).collect());
+        let far = |at: Instant| Some(at + Duration::from_secs(30));
+        for ms in 0..1000 {
+            let now = start + Duration::from_millis(2 * ms);
+            let near = now + Duration::from_millis(1);
+            for (slot, timer) in table.iter_mut().enumerate() {
+                timers.set(slot as u32, timer, far(now));
+                timers.set(slot as u32, timer, Some(near));
+            }
+            for _ in 0..table.len() {
+                let entry = timers.pop(near).unwrap();
+                assert!(timers.fire(entry, &mut table[entry.1 as usize], near));
+            }
+            assert!(timers.pop(near).is_none());
+        }
+        for (slot, timer) in table.iter_mut().enumerate() {
+            timers.set(slot as u32, timer, far(start));
+        }
+        assert_eq!(timers.heap.len(), table.len());
+    }
+
+    #[test]
+    fn a_later_connection_in_a_slot_takes_over_the_entry_of_an_earlier_one() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        for (before, after) in [(10, 20), (20, 10)] {
+            let (mut timers, mut other) = (Timers::default(), Timer::default());
+            timers.set(1, &mut other, Some(at(15)));
+            timers.set(0, &mut Timer::default(), Some(at(before)));
+            let mut timer = Timer::default();
+            timers.set(0, &mut timer, Some(at(after)));
+            assert_eq!(timers.heap.len(), 2);
+            let fired = std::iter::from_fn(|| timers.pop(at(100))).collect::<Vec<_>>();
+            assert_eq!(fired.iter().find(|(_, slot)| *slot == 0), Some(&(at(after), 0)));
+            assert!(fired.is_sorted());
+        }
     }
 
     proptest! {
