@@ -402,9 +402,11 @@ pub const UNACKNOWLEDGED_MS: u64 = 3_000;
 pub const UNHEARD_S: u32 = 15;
 /// Between two looks at the kernel's interface under a port, milliseconds.
 pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
+/// Connections that a worker looks at in one turn, for a drain, for an inspection and of those that wait for their consumers.
+pub const CONNECTIONS_LEN_PER_TURN_MAX: usize = 64;
 /// Connections that a survey reads in one turn.
 pub const SURVEY_TURN_LEN: usize = 16;
-/// Connections that a worker reports to an inspection, in one turn.
+/// Connections that a worker reports to an inspection.
 pub const INSPECTION_LEN_MAX: usize = 256;
 /// Connections to the admin endpoint at once from loopback, and as many from other addresses, including those in their handshake. A further one
 /// takes the place of the oldest without a request in progress.

@@ -5,14 +5,15 @@
 use super::Core;
 use super::conn::Conn;
 use super::phase::{Phase, SentClose};
-use super::shared::CLOSING;
+use super::shared::{CLOSING, DRAINING};
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
-use crate::limits::{CLOSE_MS_MAX, CLOSE_REPEAT_MS, CLOSE_REPEATS_MAX};
+use crate::limits::{CLOSE_MS_MAX, CLOSE_REPEAT_MS, CLOSE_REPEATS_MAX, CONNECTIONS_LEN_PER_TURN_MAX};
 use crate::quic::release::release;
 use crate::record::ErrorCode;
 use bytes::Bytes;
 use quinn_proto::Transmit;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 impl Conn {
@@ -99,21 +100,87 @@ impl Conn {
     }
 }
 
+/// How far a worker is in ending all of its connections.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// The slot that a drain looks at next.
+    drained: u32,
+    /// Requests of the connections that this pass of the drain has looked at, and how many of these were answered lately.
+    requests: usize,
+    lingering: usize,
+    /// Whether a pass of the drain has reached the last connection.
+    is_counted: bool,
+    /// Before this slot, each peer knows that its connection is closed: they need no further look.
+    closed: u32,
+}
+
+impl Ending {
+    /// A connection begins in this slot.
+    pub(super) fn begins(&mut self, slot: u32) {
+        self.closed = self.closed.min(slot);
+    }
+}
+
 impl Core {
+    /// Drains after [`super::NodeShared::drain`]; called once a turn. It sends GOAWAY, and counts what the drain waits for, on a few connections
+    /// in each turn. Returns whether others have their look in the next turn.
+    pub(super) fn drain(&mut self, now: Instant) -> bool {
+        if !self.desk.shared.is(DRAINING) {
+            return false;
+        }
+        self.draining = true;
+        let end = self.connections.slots().end;
+        let from = self.ending.drained.min(end);
+        let to = (from + CONNECTIONS_LEN_PER_TURN_MAX as u32).min(end);
+        for slot in from..to {
+            let Some(mut conn) = self.connections.at(slot) else { continue };
+            // QUIC keeps a closed connection for three PTOs, which are long after a bad path.
+            if conn.quic.is_closed() {
+                continue;
+            }
+            self.ending.requests += conn.session.requests();
+            self.ending.lingering += usize::from(conn.session.answered_lately(now));
+            if conn.go_away(&self.desk.cx(now)) {
+                conn.touched();
+            }
+        }
+        let is_over = to == end;
+        let Ending { requests, lingering, is_counted, .. } = self.ending;
+        let status = &self.desk.status;
+        if is_over {
+            status.requests.store(requests, Relaxed);
+            status.lingering.store(lingering, Relaxed);
+            self.ending = Ending { is_counted: true, closed: self.ending.closed, ..Ending::default() };
+        } else {
+            // Until each connection was looked at once, one of the others may have a request.
+            if !is_counted {
+                status.requests.store(requests + 1, Relaxed);
+            }
+            self.ending.drained = to;
+        }
+        !is_over
+    }
+
     /// Closes the connections after [`super::NodeShared::close`]; called once a turn.
     pub(super) fn close_down(&mut self, now: Instant) {
         if !self.desk.shared.is(CLOSING) {
             return;
         }
-        let first = self.close_by.is_none();
-        self.close_by.get_or_insert(now + Duration::from_millis(CLOSE_MS_MAX));
-        self.closes_pending = 0;
-        for slot in self.connections.slots() {
-            let Some(mut conn) = self.connections.at(slot) else { continue };
-            self.closes_pending += usize::from(!conn.is_over());
-            if first {
-                conn.touched();
+        if self.close_by.is_none() {
+            self.close_by = Some(now + Duration::from_millis(CLOSE_MS_MAX));
+            for slot in self.connections.slots() {
+                if let Some(mut conn) = self.connections.at(slot) {
+                    conn.touched();
+                }
             }
         }
+        while self.closes_pending() && self.connections.get(self.ending.closed).is_none_or(Conn::is_over) {
+            self.ending.closed += 1;
+        }
+    }
+
+    /// Whether a peer may not know yet that its connection is closed, while this worker closes.
+    pub(super) fn closes_pending(&self) -> bool {
+        self.ending.closed < self.connections.slots().end
     }
 }

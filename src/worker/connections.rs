@@ -2,8 +2,10 @@
 
 use super::conn::Conn;
 use super::run_queue::RunQueues;
+use crate::limits::CONNECTIONS_LEN_PER_TURN_MAX;
 use crate::queue::ConnectionId;
 use crate::quic::timers::Timers;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut, Range};
 use std::time::Instant;
 
@@ -19,7 +21,10 @@ pub(super) struct Connections {
     queues: RunQueues,
     timers: Timers,
     /// Connections to nodes that are no peer gateways any more: closed once nothing runs on them.
-    leaving: Vec<ConnectionId>,
+    leaving: VecDeque<ConnectionId>,
+    /// The times that a connection was looked up by its slot.
+    #[cfg(test)]
+    pub(super) looks: std::cell::Cell<usize>,
 }
 
 /// One connection, borrowed with what it stands in.
@@ -122,12 +127,16 @@ impl Connections {
 
     /// The connection in this slot, to be looked at.
     pub(super) fn get(&self, slot: u32) -> Option<&Conn> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         self.slots.get(slot as usize).and_then(Option::as_ref)
     }
 
     /// The connection in this slot.
     #[inline]
     pub(super) fn at(&mut self, slot: u32) -> Option<ConnEntry<'_>> {
+        #[cfg(test)]
+        self.looks.set(self.looks.get() + 1);
         let Self { slots, queues, timers, .. } = self;
         let conn = slots.get_mut(slot as usize).and_then(Option::as_mut)?;
         Some(ConnEntry { slot, conn, queues, timers })
@@ -174,14 +183,15 @@ impl Connections {
         Some(slot)
     }
 
-    /// Looks at the connections with paused streams: `stays` tells whether one has any left. Costs nothing while there is none.
+    /// Looks at the next connections with paused streams: `stays` tells whether one has any left. Costs nothing while there is none.
     #[inline]
-    pub(super) fn each_paused(&mut self, mut stays: impl FnMut(&mut ConnEntry<'_>) -> bool) {
-        for at in (0..self.queues.paused_len()).rev() {
-            let Some(slot) = self.queues.paused_at(at) else { continue };
-            if !self.at(slot).is_some_and(|mut conn| stays(&mut conn)) {
-                let conn = self.slots.get_mut(slot as usize).and_then(Option::as_mut);
-                self.queues.unpause(at, conn.map(|conn| &mut conn.places));
+    pub(super) fn next_paused(&mut self, mut stays: impl FnMut(&mut ConnEntry<'_>) -> bool) {
+        for _ in 0..self.queues.paused_len().min(CONNECTIONS_LEN_PER_TURN_MAX) {
+            let Some(slot) = self.queues.pop_paused() else { break };
+            let Some(mut conn) = self.at(slot) else { continue };
+            conn.places.left_paused();
+            if stays(&mut conn) {
+                conn.pause();
             }
         }
     }
@@ -206,15 +216,15 @@ impl Connections {
 
     /// A connection that is to be closed once nothing runs on it.
     pub(super) fn leave(&mut self, id: ConnectionId) {
-        self.leaving.push(id);
+        self.leaving.push_back(id);
     }
 
-    /// Looks at the connections that leave: `stays` tells whether one is still needed, and closes it otherwise.
-    pub(super) fn each_leaving(&mut self, mut stays: impl FnMut(&mut ConnEntry<'_>) -> bool) {
-        for at in (0..self.leaving.len()).rev() {
-            let id = self.leaving[at];
-            if !self.of(id).is_some_and(|mut conn| stays(&mut conn)) {
-                self.leaving.swap_remove(at);
+    /// Looks at the next connections that leave: `stays` tells whether one is still needed, and closes it otherwise.
+    pub(super) fn next_leaving(&mut self, mut stays: impl FnMut(&mut ConnEntry<'_>) -> bool) {
+        for _ in 0..self.leaving.len().min(CONNECTIONS_LEN_PER_TURN_MAX) {
+            let Some(id) = self.leaving.pop_front() else { break };
+            if self.of(id).is_some_and(|mut conn| stays(&mut conn)) {
+                self.leaving.push_back(id);
             }
         }
     }

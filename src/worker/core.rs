@@ -4,7 +4,6 @@ use super::Core;
 use super::conn::{Change, Conn, Origin};
 use super::limited::LimitWatch;
 use super::node_seats::NodeSeat;
-use super::shared::DRAINING;
 use super::windows::Fitted;
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, Network};
@@ -126,6 +125,7 @@ impl Core {
         let fitted = Fitted::new(windows, quic.side(), &self.desk.shared.window_budget, now);
         let limited = LimitWatch::new(&quic, now, track);
         let seat = NodeSeat::of(&self.desk.shared.node_seats);
+        self.ending.begins(id.slot);
         let mut conn = self.connections.insert(Conn::new(quic, session, origin, fitted, limited, seat, now));
         conn.touched();
         conn.begin_early(&mut self.desk.cx(now));
@@ -191,6 +191,7 @@ impl Core {
                 }
             }
             if is_new && !conn.phase.is_handshaking() {
+                conn.end_dial(&mut self.dials);
                 self.half_open.settle(conn.session.id(), conn.phase.is_open());
                 if conn.phase.is_open() && conn.quic.side() == Side::Server {
                     self.unsettled.begin(conn.session.id(), now);
@@ -215,10 +216,10 @@ impl Core {
         worked
     }
 
-    /// Puts paused streams whose consumer has room in line again. Costs nothing while no stream is paused. An idle worker may sleep
-    /// meanwhile: a consumer that frees half of its credit wakes it.
+    /// Puts paused streams whose consumer has room in line again, of a few connections in each turn. Costs nothing while no stream is paused.
+    /// An idle worker may sleep meanwhile: a consumer that frees half of its credit wakes it.
     fn resume_paused(&mut self) {
-        self.connections.each_paused(|conn| {
+        self.connections.next_paused(|conn| {
             if conn.session.resume_paused(&self.desk.ports) {
                 conn.touched();
             }
@@ -313,8 +314,9 @@ impl Core {
     }
 
     fn connect(&mut self, now: Instant, app: usize, tag: u64, remote: SocketAddr, early: bool) {
-        if let Err(reason) = self.dial(now, remote, Origin::Application { app, tag, early }) {
-            self.desk.ports[app].deliver(Delivery::ConnectFailed { tag, reason });
+        match self.dial(now, remote, Origin::Application { app, tag, early }) {
+            Ok(slot) => self.dials.begin_tagged((app, tag), slot),
+            Err(reason) => self.desk.ports[app].deliver(Delivery::ConnectFailed { tag, reason }),
         }
     }
 
@@ -341,8 +343,10 @@ impl Core {
             config.transport_config(transport);
         }
         let (handle, quic) = self.endpoint.connect(now, config, remote, &name)?;
+        let slot = handle.0 as u32;
+        self.dials.begin(quic.remote_address(), slot);
         self.insert(now, handle, quic, (origin, track));
-        Ok(handle.0 as u32)
+        Ok(slot)
     }
 
     pub(super) fn run_timers<N: Network>(&mut self, network: &mut N, now: Instant) -> bool {
@@ -356,29 +360,6 @@ impl Core {
             worked = true;
         }
         worked
-    }
-
-    /// Drains after [`super::NodeShared::drain`]; called once a turn.
-    pub(super) fn lifecycle(&mut self, now: Instant) {
-        if !self.desk.shared.is(DRAINING) {
-            return;
-        }
-        self.draining = true;
-        let (mut requests, mut lingering) = (0, 0);
-        for slot in self.connections.slots() {
-            let Some(mut conn) = self.connections.at(slot) else { continue };
-            // QUIC keeps a closed connection for three PTOs, which are long after a bad path.
-            if conn.quic.is_closed() {
-                continue;
-            }
-            requests += conn.session.requests();
-            lingering += usize::from(conn.session.answered_lately(now));
-            if conn.go_away(&self.desk.cx(now)) {
-                conn.touched();
-            }
-        }
-        self.desk.status.requests.store(requests, Ordering::Relaxed);
-        self.desk.status.lingering.store(lingering, Ordering::Relaxed);
     }
 
     pub(super) fn notify(&mut self, busy: bool) {

@@ -7,7 +7,8 @@ use super::view::ConnectionView;
 use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
 use crate::limits::{
-    ANSWERS_UNTAKEN_MS_MAX, INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, UNACKNOWLEDGED_MS,
+    ANSWERS_UNTAKEN_MS_MAX, CONNECTIONS_LEN_PER_TURN_MAX, INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS,
+    SURVEY_TURN_LEN, UNACKNOWLEDGED_MS,
 };
 use crate::queue::ConnectionId;
 use crate::quic::release::SenderNotes;
@@ -31,6 +32,21 @@ pub(super) struct Survey {
     watched: bool,
     /// Whether the process's budget was short.
     is_short: bool,
+    /// The slot that a running inspection looks at next, and the connections that it has seen.
+    inspected: Option<(u32, Vec<ConnectionView>)>,
+}
+
+#[cfg(test)]
+impl Survey {
+    /// Whether a survey has connections left to look at.
+    pub(super) fn is_running(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Has the next survey begin at this time.
+    pub(super) fn set_due(&mut self, due: Instant) {
+        self.due = Some(due);
+    }
 }
 
 /// Frames that a peer must acknowledge (RFC 9000 §13.2.1): all but ACK, PADDING and CONNECTION_CLOSE.
@@ -241,9 +257,16 @@ impl Core {
 
     #[cold]
     fn inspect(&mut self, now: Instant) {
-        let seen = self.connections.slots().filter_map(|slot| self.connections.get(slot));
-        let views = seen.take(INSPECTION_LEN_MAX).map(|conn| conn.view(now)).collect();
-        self.desk.status.inspection.answer(views);
+        let (from, mut views) = self.survey.inspected.take().unwrap_or_default();
+        let end = self.connections.slots().end;
+        let to = (from + CONNECTIONS_LEN_PER_TURN_MAX as u32).min(end);
+        let seen = (from..to).filter_map(|slot| self.connections.get(slot));
+        views.extend(seen.take(INSPECTION_LEN_MAX - views.len()).map(|conn| conn.view(now)));
+        if to < end && views.len() < INSPECTION_LEN_MAX {
+            self.survey.inspected = Some((to, views));
+        } else {
+            self.desk.status.inspection.answer(views);
+        }
     }
 }
 

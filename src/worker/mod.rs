@@ -6,10 +6,13 @@ mod closing;
 mod conn;
 mod connections;
 mod core;
+mod dials;
 mod gateways;
 mod half_open;
 mod inspect;
 mod limited;
+#[cfg(test)]
+mod many;
 mod node_seats;
 mod pacing;
 mod passing;
@@ -45,7 +48,9 @@ use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
 use crate::session::{Context, SilenceLimits};
 use crate::stages::LoopStage;
+use closing::Ending;
 use connections::Connections;
+use dials::Dials;
 use gateways::PeerGateways;
 use half_open::HalfOpen;
 use inspect::Survey;
@@ -111,6 +116,7 @@ struct Core {
     windows: Windows,
     connections: Connections,
     gateways: PeerGateways,
+    dials: Dials,
     survey: Survey,
     /// How long peers may be silent that this side connects to.
     silence: SilenceLimits,
@@ -133,8 +139,7 @@ struct Core {
     idle_turns: u32,
     draining: bool,
     close_by: Option<Instant>,
-    /// The connections whose peers may not know yet that they are closed, while this worker closes.
-    closes_pending: usize,
+    ending: Ending,
 }
 
 impl<N: Network> Worker<N> {
@@ -173,6 +178,7 @@ impl<N: Network> Worker<N> {
             windows: quic.windows,
             connections: Connections::default(),
             gateways: PeerGateways::default(),
+            dials: Dials::default(),
             survey: Survey::default(),
             silence: quic.silence,
             renewed: 0,
@@ -191,7 +197,7 @@ impl<N: Network> Worker<N> {
             idle_turns: 0,
             draining: false,
             close_by: None,
-            closes_pending: 0,
+            ending: Ending::default(),
         };
         let status = core.desk.status.clone();
         // A node whose links are up is ready from its start on, and not only from its first survey on.
@@ -279,7 +285,7 @@ impl<N: Network> Worker<N> {
         worked |= core.run_timers(network, now);
         worked |= core.end_slow_handshakes(now);
         worked |= core.end_unsettled(now);
-        core.lifecycle(now);
+        worked |= core.drain(now);
         core.close_down(now);
         core.survey(now, || network.links_down());
         core.publish_load(now);
@@ -317,8 +323,8 @@ impl<N: Network> Worker<N> {
 
     fn ended(&mut self, now: Instant) -> bool {
         let Some(by) = self.core.close_by else { return false };
-        let gone = self.core.closes_pending == 0;
-        (gone && self.network.flush(now, &self.core.desk.status.counters) == 0) || now >= by
+        (!self.core.closes_pending() && self.network.flush(now, &self.core.desk.status.counters) == 0)
+            || now >= by
     }
 
     fn rest(&mut self, now: Instant) {

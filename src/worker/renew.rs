@@ -55,7 +55,7 @@ impl Core {
     }
 
     fn close_leaving(&mut self, now: Instant) {
-        self.connections.each_leaving(|conn| {
+        self.connections.next_leaving(|conn| {
             if conn.session.requests() > 0 || conn.session.answered_lately(now) {
                 return true;
             }

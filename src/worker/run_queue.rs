@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 pub(super) struct RunQueues {
     reading: VecDeque<u32>,
     sending: VecDeque<u32>,
-    /// Connections with paused streams.
-    paused: Vec<u32>,
+    /// Connections with paused streams, the one that was looked at last behind the others.
+    paused: VecDeque<u32>,
 }
 
 /// The queues that one connection stands in: in each of them once. Only [`RunQueues`] changes it.
@@ -56,7 +56,7 @@ impl RunQueues {
     /// A stream of this connection waits for its consumer.
     pub(super) fn pause(&mut self, places: &mut LinePlaces, slot: u32) {
         if !std::mem::replace(&mut places.paused, true) {
-            self.paused.push(slot);
+            self.paused.push_back(slot);
         }
     }
 
@@ -65,17 +65,9 @@ impl RunQueues {
         self.paused.len()
     }
 
-    /// The connection at this place of the list of those with paused streams.
-    pub(super) fn paused_at(&self, at: usize) -> Option<u32> {
-        self.paused.get(at).copied()
-    }
-
-    /// No stream of the connection at this place of the list is paused any more, or the connection is gone. The last one takes its place.
-    pub(super) fn unpause(&mut self, at: usize, places: Option<&mut LinePlaces>) {
-        self.paused.swap_remove(at);
-        if let Some(places) = places {
-            places.paused = false;
-        }
+    /// The connection with paused streams that is looked at next. It is listed no more.
+    pub(super) fn pop_paused(&mut self) -> Option<u32> {
+        self.paused.pop_front()
     }
 
     /// The connection that is read next. It stands in line no more.
@@ -117,6 +109,11 @@ impl LinePlaces {
     pub(super) fn left_sending(&mut self) {
         self.sending = false;
     }
+
+    /// The connection was taken out of the list of those with paused streams.
+    pub(super) fn left_paused(&mut self) {
+        self.paused = false;
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn paused_connections_are_listed_once_and_leave_in_any_order() {
+    fn paused_connections_are_listed_once_and_stand_behind_the_others_after_a_look() {
         let mut queues = RunQueues::default();
         let mut places: [LinePlaces; 3] = std::array::from_fn(|_| LinePlaces::default());
         for (slot, places) in places.iter_mut().enumerate() {
@@ -164,10 +161,11 @@ mod tests {
             queues.pause(places, slot as u32);
         }
         assert_eq!(queues.paused_len(), 3);
-        queues.unpause(0, Some(&mut places[0]));
-        assert_eq!([queues.paused_at(0), queues.paused_at(1), queues.paused_at(2)], [Some(2), Some(1), None]);
-        queues.unpause(1, None);
+        assert_eq!(queues.pop_paused(), Some(0));
+        places[0].left_paused();
+        queues.pause(&mut places[1], 1);
         queues.pause(&mut places[0], 0);
-        assert_eq!([queues.paused_at(0), queues.paused_at(1)], [Some(2), Some(0)]);
+        let rest = std::array::from_fn(|_| queues.pop_paused());
+        assert_eq!(rest, [Some(1), Some(2), Some(0), None]);
     }
 }

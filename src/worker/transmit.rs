@@ -81,6 +81,7 @@ impl Core {
         if conn.phase.reached() != Reached::Open {
             self.half_open.forget(conn.session.id());
         }
+        conn.end_dial(&mut self.dials);
         conn.count_path(counters);
         conn.count_limits(now, counters);
         let path = conn.quic.stats().path;

@@ -1,7 +1,7 @@
 //! Handshakes that end early: their packets do not arrive, or their application has given them up.
 
 use super::Core;
-use super::conn::{Change, Origin};
+use super::conn::Change;
 use crate::counters::Counter;
 use crate::datagram::Network;
 use crate::limits::UNREACHABLE_LEN_PER_TURN_MAX;
@@ -12,16 +12,13 @@ use std::time::Instant;
 impl Core {
     /// Ends a handshake that its application has given up.
     pub(super) fn abandon(&mut self, now: Instant, app: usize, tag: u64) {
-        for slot in self.connections.slots() {
-            let Some(mut conn) = self.connections.at(slot) else { continue };
-            let of =
-                matches!(conn.origin, Origin::Application { app: a, tag: t, .. } if (a, t) == (app, tag));
-            if of && conn.phase.is_handshaking() && !conn.phase.reached().is_known() {
-                self.desk.status.counters.add(Counter::HandshakesClientFailed, 1);
-                conn.close(now, ErrorCode::None, Bytes::new());
-                conn.touched();
-                return;
-            }
+        let Some(mut conn) = self.dials.tagged((app, tag)).and_then(|slot| self.connections.at(slot)) else {
+            return;
+        };
+        if conn.phase.is_handshaking() && !conn.phase.reached().is_known() {
+            self.desk.status.counters.add(Counter::HandshakesClientFailed, 1);
+            conn.close(now, ErrorCode::None, Bytes::new());
+            conn.touched();
         }
     }
 
@@ -32,14 +29,8 @@ impl Core {
             if self.client.is_none() {
                 continue;
             }
-            for slot in self.connections.slots() {
+            for slot in self.dials.with(unreachable.destination) {
                 let Some(mut conn) = self.connections.at(slot) else { continue };
-                let remote = conn.quic.remote_address();
-                if (remote.ip(), remote.port())
-                    != (unreachable.destination.ip(), unreachable.destination.port())
-                {
-                    continue;
-                }
                 let mut cx = self.desk.cx(now);
                 let Some(change) = conn.unreachable(&unreachable.obstacle, &mut cx) else { continue };
                 if let Some(Change::PeerGatewayLost(index)) = change {

@@ -1,0 +1,237 @@
+//! What a turn costs with many connections: counted are the times that a connection is looked up, of two workers on a simulated link.
+
+use super::{Idle, NodeShared, Worker};
+use crate::application::Discard;
+use crate::datagram::NetworkKind;
+use crate::datagram::user_space::{InterfaceConfig, UserSpace};
+use crate::limits::{CONNECTIONS_LEN_PER_TURN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN};
+use crate::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
+use crate::node::NodeConfig;
+use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Delivery};
+use crate::session::QueueRoutes;
+use crate::tls::{
+    ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, Trust, client_config, server_config,
+};
+use bytes::Bytes;
+use std::time::{Duration, Instant};
+
+const UDP_PORT: u16 = 4433;
+/// The queue whose messages the server drops.
+const QUEUE: u64 = 0;
+/// Looks of a turn in which no packet arrives and none leaves: a survey looks at a connection twice, and asks some of them a third time.
+const TURN_LOOKS_MAX: usize = 3 * SURVEY_TURN_LEN + CONNECTIONS_LEN_PER_TURN_MAX;
+
+type Side = Worker<UserSpace<SimulatedNic>>;
+
+struct Pair {
+    link: SimulatedLink,
+    server: Side,
+    client: Side,
+    port: AppPort,
+    now: Instant,
+    /// The client's connections, with the credit of their messages.
+    open: Vec<(ConnectionId, crate::queue::Credit)>,
+    /// The most looks of either side in one turn.
+    most: usize,
+}
+
+fn network(link: &SimulatedLink, station: u8) -> UserSpace<SimulatedNic> {
+    let nic = link.add_station([2, 0, 0, 0, 0, station], 1).pop().unwrap();
+    let interface = InterfaceConfig {
+        addresses: vec![format!("10.77.0.{station}/24").parse().unwrap()],
+        next_hop_v4: None,
+        next_hop_v6: None,
+        vlan: None,
+        udp_port: UDP_PORT,
+        udp_checksum: true,
+    };
+    UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap()
+}
+
+impl Pair {
+    /// A client with this many connections to a server.
+    fn new(connections: usize) -> Self {
+        let made = Identity::generate(FalconAlgorithm::FalconPadded512, "server", &[], 1).unwrap();
+        let trust = Trust::pinned([made.identity.node_id()]).unwrap();
+        let config = NodeConfig {
+            server: Some(server_config(&ServerTls::new(made.identity, ClientAuth::Off)).unwrap()),
+            client: Some(client_config(&ClientTls::new(trust)).unwrap()),
+            ..NodeConfig::default()
+        };
+        let (link, now) = (SimulatedLink::new(LinkConfig::default()), Instant::now());
+        let worker = |station| {
+            let queues = [(QUEUE, 0)].into_iter().collect();
+            let shared = NodeShared::new(1, QueueRoutes { queues, ..QueueRoutes::default() });
+            Worker::new(0, network(&link, station), shared, config.quic(1500), Idle::Spin)
+        };
+        let (mut server, mut client) = (worker(1), worker(2));
+        server.add_inline(Box::new(Discard::default()));
+        let port = client.add_port();
+        let mut pair = Self { link, server, client, port, now, open: Vec::new(), most: 0 };
+        let remote = ([10, 77, 0, 1], UDP_PORT).into();
+        for tag in 0..connections as u64 {
+            assert!(pair.port.send(Command::Connect { tag, remote, early: false }).is_ok());
+            if tag % 64 == 63 {
+                pair.settle();
+            }
+        }
+        for _ in 0..1000 {
+            pair.pass(Duration::from_millis(10));
+            if pair.open.len() == connections {
+                break;
+            }
+        }
+        assert_eq!(pair.open.len(), connections);
+        // SETTINGS, tickets and acknowledgments cross, and surveys find nothing more to watch.
+        for _ in 0..2 {
+            pair.pass(Duration::from_millis(SURVEY_INTERVAL_MS));
+        }
+        pair.pass(Duration::from_millis(SURVEY_INTERVAL_MS / 2));
+        pair.most = 0;
+        pair
+    }
+
+    /// One turn of each side. Returns whether there was work.
+    fn turn(&mut self) -> bool {
+        let mut worked = false;
+        for side in [&mut self.server, &mut self.client] {
+            side.core.connections.looks.set(0);
+            worked |= side.turn(self.now);
+            self.most = self.most.max(side.core.connections.looks.get());
+        }
+        while let Some(delivery) = self.port.receive() {
+            if let Delivery::Connection(id, ConnectionEvent::Connected { credit, .. }) = delivery {
+                self.open.push((id, credit));
+            }
+        }
+        worked
+    }
+
+    /// Turns until nothing is left to do at this time and no survey or inspection runs.
+    fn settle(&mut self) {
+        while self.turn() || [&self.server, &self.client].iter().any(|side| side.core.survey.is_running()) {}
+    }
+
+    /// Lets time pass.
+    fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        loop {
+            self.settle();
+            let due = [self.server.poll_timeout(), self.client.poll_timeout(), self.link.next_delivery()];
+            let next = due.into_iter().flatten().min().unwrap_or(until);
+            if next >= until {
+                break;
+            }
+            self.now = next.max(self.now + Duration::from_micros(20));
+        }
+        self.now = until;
+    }
+
+    /// Sends a message on one connection. Returns the looks of both sides until nothing is left to do.
+    fn message_looks(&mut self) -> usize {
+        let (id, credit) = self.open[0].clone();
+        assert!(self.port.send_message(id, &credit, QUEUE, Bytes::from_static(b"to one of many")).is_ok());
+        let next_survey = self.now + Duration::from_millis(SURVEY_INTERVAL_MS);
+        for side in [&mut self.server, &mut self.client] {
+            side.core.survey.set_due(next_survey);
+        }
+        let mut sum = 0;
+        for _ in 0..200 {
+            for side in [&mut self.server, &mut self.client] {
+                side.core.connections.looks.set(0);
+                side.turn(self.now);
+                sum += side.core.connections.looks.get();
+            }
+            self.now += Duration::from_micros(50);
+        }
+        sum
+    }
+}
+
+#[test]
+fn a_turn_looks_at_the_connections_that_have_work_and_at_few_others() {
+    let (mut few, mut many) = (Pair::new(4), Pair::new(150));
+    let looks = few.message_looks();
+    assert!(looks > 0);
+    assert_eq!(many.message_looks(), looks, "a packet costs the same among 4 and among 150 connections");
+
+    many.most = 0;
+    // One survey, and no keep-alive yet.
+    many.pass(Duration::from_millis(SURVEY_INTERVAL_MS + 200));
+    many.settle();
+    assert!((1..=TURN_LOOKS_MAX).contains(&many.most), "{} looks in a turn of a survey", many.most);
+    assert!(many.server.core.connections.next_timeout().is_some());
+
+    // Lists of connections that wait are looked at in parts.
+    for list in ["paused", "leaving"] {
+        let connections = &mut many.server.core.connections;
+        for slot in connections.slots() {
+            let mut conn = connections.at(slot).unwrap();
+            conn.pause();
+            let id = conn.session.id();
+            connections.leave(id);
+        }
+        connections.looks.set(0);
+        let mut seen = 0;
+        let mut stays = |_: &mut super::connections::ConnEntry<'_>| {
+            seen += 1;
+            true
+        };
+        match list {
+            "paused" => connections.next_paused(&mut stays),
+            _ => connections.next_leaving(&mut stays),
+        }
+        assert_eq!((seen, connections.looks.get()), (CONNECTIONS_LEN_PER_TURN_MAX, seen), "{list}");
+    }
+}
+
+#[test]
+fn an_inspection_a_drain_and_an_end_look_at_few_connections_in_each_turn() {
+    let mut pair = Pair::new(150);
+    let status = pair.server.status();
+
+    // Slots at the front are empty.
+    let ids: Vec<_> = pair.open.iter().map(|(id, _)| *id).collect();
+    for &id in &ids[..80] {
+        assert!(pair.port.send(Command::On(id, ConnectionCommand::Disconnect)).is_ok());
+    }
+    pair.pass(Duration::from_secs(5));
+    assert_eq!(pair.server.core.connections.len(), 70);
+    pair.most = 0;
+    let mut answer = status.inspection.ask();
+    pair.turn();
+    pair.turn();
+    assert!(answer.try_recv().is_err(), "150 slots are looked at in three turns");
+    pair.turn();
+    assert_eq!(answer.try_recv().unwrap().len(), 70);
+    assert!(pair.most <= TURN_LOOKS_MAX, "{} looks in a turn of an inspection", pair.most);
+
+    pair.most = 0;
+    pair.server.core.desk.shared.drain();
+    pair.turn();
+    assert!(status.requests() > 0, "connections without a look may have requests");
+    assert!(pair.most <= TURN_LOOKS_MAX, "{} looks in the first turn of a drain", pair.most);
+    pair.settle();
+    assert_eq!(status.requests(), 0);
+    let told = |side: &Side| {
+        side.core
+            .connections
+            .slots()
+            .filter_map(|slot| side.core.connections.get(slot))
+            .filter(|conn| conn.session.is_leaving())
+            .count()
+    };
+    assert_eq!(told(&pair.server), 70, "each peer gets GOAWAY");
+
+    // The peers are silent: no connection is over before its time.
+    pair.link.mute([2, 0, 0, 0, 0, 2]);
+    pair.server.core.desk.shared.close();
+    for _ in 0..40 {
+        pair.server.turn(pair.now);
+    }
+    assert!(pair.server.core.closes_pending());
+    pair.server.core.connections.looks.set(0);
+    pair.server.turn(pair.now);
+    let looks = pair.server.core.connections.looks.get();
+    assert!(looks <= TURN_LOOKS_MAX, "{looks} looks in a turn of the end");
+}
