@@ -7,12 +7,16 @@ use crate::record::{ErrorCode, ErrorRecord, Fetch, OkRecord};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, EncodedPiece, Ranges, VerifiedEncoder};
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::Mutex;
 
 /// Bytes that are given to one peer before the next has its turn.
 const TURN_BYTES: usize = 256 * 1024;
+/// Peers that one call finds without room for a byte before it leaves the others to the next call.
+const BLOCKED_LEN_MAX: usize = 64;
 
 /// A FETCH to be looked up in a store.
 pub(super) struct Lookup<'a> {
@@ -159,8 +163,10 @@ impl Lookup<'_> {
 /// All answers that are being sent.
 #[derive(Default)]
 pub(super) struct Servings {
-    /// Peers in the order of their turns, each with its requests in the order of their arrival.
-    peers: VecDeque<(ConnectionId, VecDeque<OutgoingAnswer>)>,
+    /// Each peer's requests in the order of their arrival. Connection IDs are of this node's choice, not of peers'.
+    peers: FxHashMap<ConnectionId, VecDeque<OutgoingAnswer>>,
+    /// The peers in the order of their turns; some may be gone.
+    turns: VecDeque<ConnectionId>,
 }
 
 /// An answer that has ended: its request, its token and its result.
@@ -195,49 +201,59 @@ impl Servings {
             pieces: VecDeque::new(),
             unsent: None,
         };
-        match self.peers.iter_mut().find(|(peer, _)| *peer == request.connection) {
+        match self.peers.entry(request.connection) {
             // A request may come after later ones: a packet's border cuts it.
-            Some((_, requests)) => {
+            Entry::Occupied(requests) => {
+                let requests = requests.into_mut();
                 let before = |serving: &OutgoingAnswer| serving.request.number() < request.number();
                 let at = requests.iter().rposition(before).map_or(0, |at| at + 1);
                 requests.insert(at, serving);
             }
-            None => self.peers.push_back((request.connection, [serving].into())),
+            Entry::Vacant(peer) => {
+                self.turns.push_back(*peer.key());
+                peer.insert([serving].into());
+            }
         }
     }
 
     /// The token of a request that is being answered.
     pub(super) fn token_of(&self, request: RequestId) -> Option<AnyToken> {
-        let mut servings = self.peers.iter().flat_map(|(_, requests)| requests);
+        let mut servings = self.peers.get(&request.connection)?.iter();
         servings.find(|serving| serving.request == request).map(|serving| serving.token)
     }
 
     pub(super) fn remove(&mut self, request: RequestId) {
-        for (_, requests) in &mut self.peers {
+        if let Some(requests) = self.peers.get_mut(&request.connection) {
             requests.retain(|serving| serving.request != request);
         }
     }
 
     pub(super) fn forget(&mut self, connection: ConnectionId) {
-        self.peers.retain(|(peer, _)| *peer != connection);
+        self.peers.remove(&connection);
     }
 
-    /// Gives every peer a turn. Returns whether there was work; ended answers are appended to `over`.
+    /// Gives each peer a turn, until [`BLOCKED_LEN_MAX`] of them, one behind the other, had no room for a byte: a call costs the same however
+    /// many peers are slow. Returns whether there was work; ended answers are appended to `over`.
     pub(super) fn serve(
         &mut self,
         memory: &Mutex<MemoryTier>,
         port: &mut AppPort,
         over: &mut Vec<Over>,
     ) -> bool {
-        let mut worked = false;
-        for _ in 0..self.peers.len() {
-            if port.room() == 0 {
+        let (mut worked, mut blocked) = (false, 0);
+        for _ in 0..self.turns.len() {
+            if port.room() == 0 || blocked == BLOCKED_LEN_MAX {
                 break;
             }
-            let Some((peer, mut requests)) = self.peers.pop_front() else { break };
-            worked |= serve_peer(&mut requests, memory, port, over);
-            if !requests.is_empty() {
-                self.peers.push_back((peer, requests));
+            let Some(peer) = self.turns.pop_front() else { break };
+            let Some(requests) = self.peers.get_mut(&peer) else { continue };
+            let did = serve_peer(requests, memory, port, over);
+            worked |= did;
+            blocked = if did { 0 } else { blocked + 1 };
+            if requests.is_empty() {
+                self.peers.remove(&peer);
+            } else {
+                self.turns.push_back(peer);
             }
         }
         worked
@@ -331,5 +347,64 @@ impl OutgoingAnswer {
             }
             _ => Ok(None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::OUTSTANDING_BYTES_MAX;
+    use crate::queue::{Sleeper, rings};
+    use crate::seed::MemoryPages;
+    use crate::token::Token;
+
+    fn peer(slot: u32) -> RequestId {
+        RequestId::peer(ConnectionId { worker: 0, slot, generation: slot }, 0)
+    }
+
+    /// Answers of a byte to this many peers, none of which has room but the one in `free`.
+    fn blocked(peers: u32, free: u32) -> Servings {
+        let mut servings = Servings::default();
+        let token = AnyToken::Content(Token::of(b""));
+        for slot in 0..peers {
+            let credit = Credit::default();
+            if slot != free {
+                credit.take(OUTSTANDING_BYTES_MAX);
+            }
+            let ok = OkRecord { length_bytes: 1, descriptor: None };
+            servings.add(peer(slot), token, credit, PreparedAnswer { ok, parts: VecDeque::new() });
+            let answers = servings.peers.get_mut(&peer(slot).connection).unwrap();
+            answers[0].unsent = Some(Bytes::from_static(b"x"));
+        }
+        servings
+    }
+
+    #[test]
+    fn peers_without_room_are_asked_in_parts_and_one_with_room_has_its_turn() {
+        let (mut port, _worker) = rings(Sleeper::default().waker());
+        let memory = Mutex::new(MemoryTier::new(0, MemoryPages::Ordinary));
+        let (mut servings, mut over) = (blocked(200, 150), Vec::new());
+        for calls in 1..=2 {
+            assert!(!servings.serve(&memory, &mut port, &mut over));
+            let next = (calls * BLOCKED_LEN_MAX) as u32;
+            assert_eq!(servings.turns.front(), Some(&peer(next).connection), "a call asks {BLOCKED_LEN_MAX}");
+        }
+        assert!(servings.serve(&memory, &mut port, &mut over));
+        assert_eq!(over.iter().map(|(request, ..)| *request).collect::<Vec<_>>(), [peer(150)]);
+        assert_eq!((servings.peers.len(), servings.turns.len()), (199, 199));
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_and_a_request_that_is_removed_are_found_without_a_walk() {
+        let (mut port, _worker) = rings(Sleeper::default().waker());
+        let memory = Mutex::new(MemoryTier::new(0, MemoryPages::Ordinary));
+        let (mut servings, mut over) = (blocked(3, 9), Vec::new());
+        assert!(servings.token_of(peer(1)).is_some() && servings.token_of(peer(7)).is_none());
+        servings.forget(peer(0).connection);
+        servings.remove(peer(1));
+        assert_eq!((servings.token_of(peer(0)), servings.token_of(peer(1))), (None, None));
+        servings.serve(&memory, &mut port, &mut over);
+        assert_eq!(servings.turns, [peer(2).connection]);
+        assert!(over.is_empty());
     }
 }
