@@ -42,7 +42,8 @@ impl Stream {
             Role::Relayed(relayed) => relayed.is_opening(),
             _ => false,
         };
-        lacks_record && self.queued == Queued::No
+        // One that was refused is read no more, and stays until the peer acknowledges that.
+        lacks_record && self.recv.is_some() && self.queued == Queued::No
     }
 
     /// What its peer owes, if this is a request of ours that waits for the peer.
