@@ -384,7 +384,7 @@ pub const CLOSE_MS_MAX: u64 = 1_000;
 /// Connections that one node may have opened to a process, where the operator names no number.
 pub const CONNECTIONS_PER_NODE_DEFAULT: u32 = 1024;
 /// Connections, a worker.
-pub const CONNECTIONS_LEN_MAX: usize = 65_536;
+pub const CONNECTIONS_LEN_MAX: usize = 131_072;
 /// Log lines that standard error has not taken yet. Further ones are lost, and counted.
 pub const LOG_QUEUE_LINES_MAX: usize = 8192;
 /// The bytes of these lines.
