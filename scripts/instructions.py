@@ -14,6 +14,8 @@ import sys
 LIMIT = 0.05
 #: What a packet may cost on a path that holds 125 MB, of what it costs on one without delay; with what is shown apart.
 LONG_LIMITS = {"message": 1.4, "put": 1.4, "get": 1.2}
+#: The same of one of many connections, of what it costs on one with the same windows.
+MANY_LIMIT = 1.2
 APART = ["aws-lc", "blake3", "memory", "random"]
 MEMORY = re.compile(r"_*(mem|bcmp|str)\w*")
 # The C and assembler code in the program is aws-lc's. Its functions have names without a path, Rust's have one.
@@ -143,8 +145,13 @@ def main():
             ratio, limit = a_packet / whole[name.removesuffix("-long")], LONG_LIMITS[name.split("-", 1)[0]]
             print(f"{name}: {ratio:.2f} of a packet without delay; {limit} at most")
             grown += [name] if ratio > limit else []
+        one = name.rpartition("-of-")[0] + "-of-1"
+        if "-of-" in name and name != one:
+            ratio = a_packet / whole[one]
+            print(f"{name}: {ratio:.2f} of a packet on one connection; {MANY_LIMIT} at most")
+            grown += [name] if ratio > MANY_LIMIT else []
     if grown:
-        print(f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight")
+        print(f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight, or many connections send")
         return 1
     if action == "accept":
         with open(stored_path, "w", encoding="utf-8") as file:

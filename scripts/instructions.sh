@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Counts the instructions that a packet costs, receiving and transmitting, and compares with benches/instructions.json: fails
-# where a path takes more than 5 % more than is stored there, or where a packet of a long path, 10 Gbit/s with a round trip of 100 ms,
-# takes more than 1.4 times (GET: 1.2 times) what it takes without delay, encryption included.
+# where a path takes more than 5 % more than is stored there, where a packet of a long path, 10 Gbit/s with a round trip of 100 ms,
+# takes more than 1.4 times (GET: 1.2 times) what it takes without delay, encryption included, or where a packet of one of 100 or
+# 10,000 connections that send at once takes more than 1.2 times what it takes on one connection with the same windows.
 #
 # Usage: scripts/instructions.sh            compares
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
@@ -37,12 +38,13 @@ program=$(cargo build --release --no-default-features --locked --quiet --example
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-count() { # PATH SIDE WIRE
+count() { # PATH SIDE WIRE [CONNECTIONS]
     local packets begin pid name=$1-$2
     [ "$3" = short ] || name=$name-$3
+    [ -z "${4:-}" ] || name=$name-of-$4
     mkfifo "$out/$name.begin"
     valgrind --tool=callgrind --instr-atstart=no --toggle-collect='*counted_turn*' --callgrind-out-file="$out/$name" --error-exitcode=9 \
-        "$program" "$1" "$2" "$3" <"$out/$name.begin" >"$out/$name.said" 2>"$out/$name.log" &
+        "$program" "$@" <"$out/$name.begin" >"$out/$name.said" 2>"$out/$name.log" &
     pid=$!
     exec {begin}>"$out/$name.begin"
     # Instrumented code is ten times as slow: it begins when the program is warm.
@@ -58,17 +60,19 @@ count() { # PATH SIDE WIRE
 
 say "counting"
 names=()
-for run in "message short" "small short" "ping short" "put short" "get short" "message long" "put long" "get long"; do
-    read -r path wire <<<"$run"
+for run in "message short" "small short" "ping short" "put short" "get short" "message long" "put long" "get long" \
+    "message short 1" "message short 100" "message short 10000"; do
+    read -r path wire connections <<<"$run"
     # Two at once: counts do not mind.
-    count "$path" transmit "$wire" & first=$!
-    count "$path" receive "$wire" & second=$!
+    count "$path" transmit "$wire" ${connections:+"$connections"} & first=$!
+    count "$path" receive "$wire" ${connections:+"$connections"} & second=$!
     status=0
     wait $first || status=1
     wait $second || status=1
     [ $status = 0 ] || die "$path could not be counted over the $wire wire"
     suffix=
     [ "$wire" = short ] || suffix=-$wire
+    [ -z "$connections" ] || suffix=$suffix-of-$connections
     for side in transmit receive; do names+=("$path-$side$suffix"); done
 done
 measured=()
