@@ -10,6 +10,7 @@ need_root "the guest's end of the cable is in a network namespace"
 needed
 install "${BUILD_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}"
 need_namespaces
+need_taps
 needed
 guest_kernel
 harness harness/image.py test

@@ -115,6 +115,9 @@ need_namespaces() {
     ip netns delete $name 2>/dev/null || true
 }
 
+# need_taps: interfaces whose other end is a virtual machine.
+need_taps() { [ -c /dev/net/tun ] || lack "taps" "modprobe tun; in a container: the device /dev/net/tun"; }
+
 # need_socket FAMILY NAME: the kernel must have raw sockets of a family, by its number in linux/socket.h.
 need_socket() {
     command -v python3 >/dev/null || return 0 # its package is missing, which is said

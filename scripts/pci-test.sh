@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The gateway on DPDK's drivers for PCI devices: a virtual machine for each of them, in which the gateway has QEMU's device by vfio-pci, behind
-# an IOMMU, and e1000 by uio_pci_generic without one. The client is on the kernel's sockets outside. Needs root, no KVM and no NIC; a minute a guest.
+# an IOMMU, and e1000 by uio_pci_generic without one. The client is on the kernel's sockets outside. Needs root, no KVM and no NIC; a minute a guest, two at a time.
 #
 #   pci-test.sh                 every device that QEMU has of: e1000 e1000-uio e1000e igb igb-vf vmxnet3 virtio-rss virtio
 #   pci-test.sh DEVICE...       only these
@@ -14,6 +14,7 @@ need_root "the guest's end of the cable is in a network namespace"
 needed
 install "${BUILD_PACKAGES[@]}" "${PCI_PACKAGES[@]}"
 need_namespaces
+need_taps
 needed
 guest_kernel
 harness harness/pci.py "$@"
