@@ -34,9 +34,9 @@ HUGE_MB_ALL=$((HUGE_MB_TESTS > HUGE_MB_CONTAINER ? HUGE_MB_TESTS : HUGE_MB_CONTA
 # Huge pages that the main job uses where enough are free, MiB: the gateway 256 for DPDK and up to 512 for its store, the client 256.
 HUGE_MB_RUN=1024
 # Disk and memory for a run of all tests, MiB: what the builds and the largest test, which takes three times 3 GiB, hold at once; the
-# links of a release build, two at a time.
-DISK_MB_ALL=14000
-MEMORY_MB_ALL=6000
+# links of a release build, two at a time, beside a build of the tests. A kernel for guests and a Debian 13 are 2 GiB of the disk.
+DISK_MB_ALL=16000
+MEMORY_MB_ALL=8000
 
 # install PACKAGE...: installs missing packages, as root or by sudo; prints the command for an ordinary user.
 install() {

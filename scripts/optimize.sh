@@ -3,7 +3,7 @@
 # few minutes of work, and a build by the profile of that work. Prints the directory of the executables.
 #
 #   scripts/optimize.sh            stoq, stoq-gateway and stoq-pktgen
-#   scripts/optimize.sh --brief    the same from a few rows and without LTO, for tests of this script: not the fastest executables
+#   scripts/optimize.sh --brief    the same from a few short rows and with little optimization, for tests of this script: not the fastest executables
 #   scripts/optimize.sh --bench    also the ceiling and the peers of scripts/bench/run.sh, built in the same way
 #
 # Into target/optimized. Needs root, as benchmarks do, and a quarter of an hour. The work is rows of scripts/bench/run.sh. A package of it:
@@ -59,9 +59,10 @@ build() { # RUSTC-FLAG DIRECTORY: both workspaces' executables, built with that 
     cp "$work/peers/$host/release"/{quinn,s2n-quic,quiche,tquic}-peer "$2/"
 }
 
+bytes=1000000000 payload=536870912
 if [ -n "$brief" ]; then
-    WORK=$BRIEF_WORK
-    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+    WORK=$BRIEF_WORK bytes=200000000 payload=134217728
+    export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0
 fi
 say "building with instruments"
 build "-Cprofile-generate=$work/raw" "$work/built"
@@ -69,7 +70,7 @@ say "working"
 [ -z "$bench" ] || WORK="$WORK $BENCH_WORK"
 read -r -d '' -a work_rows <<<"$WORK" || true
 # If a row fails on a busy machine, the profile is of the other rows.
-STOQ_BUILT=$work/built OUT=$work/work.jsonl ROUNDS=1 RSIZE=10 BYTES=1000000000 PAYLOAD=536870912 TRIPS=10000 \
+STOQ_BUILT=$work/built OUT=$work/work.jsonl ROUNDS=1 RSIZE=10 BYTES=$bytes PAYLOAD=$payload TRIPS=10000 \
     scripts/bench/run.sh "${work_rows[@]}" >/dev/null || say "the profile is of the rows that did not fail"
 # The searches for a rate: a second a trial is enough.
 STOQ_BUILT=$work/built OUT=$work/drops.jsonl SECONDS_FULL=1 SECONDS_SHORT=1 WIDTH=0.5 scripts/bench/pktgen.sh drop-64 initials >/dev/null ||

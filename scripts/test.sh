@@ -11,7 +11,7 @@ export STOQ_CLOCK=$EPOCHSECONDS
 
 ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}" "${CONTAINER_PACKAGES[@]}"
     "${BOOT_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
-    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" procps util-linux)
+    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" procps)
 
 # need: checks everything that any test needs, before the first test runs.
 need() {
@@ -22,6 +22,7 @@ need() {
     need_huge $HUGE_MB_ALL "the tests" $HUGE_MB_RUN
     need_disk . $DISK_MB_ALL "a run of all tests" "clone to another disk"
     need_namespaces
+    need_taps
     need_socket 17 "packets (net_af_packet)"
     need_socket 44 "XDP (net_af_xdp)"
     need_containers
@@ -48,16 +49,17 @@ needed
 # This build is made once, so it needs no incremental state, which is large.
 export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
 large=$(mktemp) fetched=$(mktemp -d) background=''
-export STOQ_BASE=$fetched/base.tar
+export STOQ_BASE=$fetched/base.tar STOQ_TRIXIE=$fetched/trixie.tar
 cleanup() {
     [ -z "$background" ] || { kill "$background" 2>/dev/null && wait "$background" 2>/dev/null; } || true
     rm -rf "$large" "$fetched"
 }
 trap cleanup EXIT
 
-say "fetching from the network: crates, tools, a Debian for the container and the package"
-debian_base "$STOQ_BASE" &
+say "fetching from the network: crates, tools, a kernel for guests, a Debian for the container and the package, and a newer one"
+{ debian_base "$STOQ_BASE" && debian_trixie "$STOQ_TRIXIE"; } &
 background=$!
+guest_kernel
 cargo fetch --locked --quiet
 cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml
 cargo_fuzz
@@ -66,20 +68,26 @@ ruff_tool
 scripts/vectors.sh
 wait "$background"
 
-# In parallel with the checks, which run no test: a link keeps one core busy for minutes.
+all=(--workspace --locked)
+# But for tests of parts that are the same with DPDK.
+without_dpdk=(--no-default-features --locked --lib --bins --examples --test client --test front_door --test shards --test tls_handshake
+    --test cli --test configs --test config_refusals --test path)
+# In parallel with the checks and the builds of the tests, which run no test: a link keeps one core busy for minutes.
 say "building for release, beside the checks"
 cargo build --release --locked --quiet &
 background=$!
 scripts/check.sh
+say "building the tests"
+cargo test "${all[@]}" --no-run --quiet
+cargo test "${without_dpdk[@]}" --no-run --quiet
 wait "$background"
 background=
 export STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release
 
 say "tests"
-cargo test --workspace --locked
-say "tests without DPDK, but for those of parts that are the same with it"
-cargo test --no-default-features --locked --lib --bins --examples --test client --test front_door --test shards --test tls_handshake \
-    --test cli --test configs --test config_refusals --test path
+cargo test "${all[@]}"
+say "tests without DPDK"
+cargo test "${without_dpdk[@]}"
 say "instructions a packet"
 scripts/instructions.sh
 say "stores on faulty disks, and whole worlds, by new seeds"
@@ -112,6 +120,15 @@ say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
 say "the container"
 scripts/container-test.sh
+# The image boots on one core, and most of the other's work is of the compiler.
+say "the appliance image, beside the dpdk crates on Debian 13"
+scripts/trixie-test.sh &
+background=$!
+scripts/image-test.sh
+wait "$background"
+background=
+say "the NICs of QEMU"
+scripts/pci-test.sh
 say "the build with a profile"
 STOQ_BUILT=$(scripts/optimize.sh --brief)
 export STOQ_BUILT
