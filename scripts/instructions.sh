@@ -8,7 +8,7 @@
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
 #        scripts/instructions.sh --explain  compares, and lists where the instructions go
 #
-# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, gateway/examples/instructions.rs
+# Counts, unlike times, are the same on a busy machine. callgrind counts in the turns of one of two workers, gateway/examples/instructions/main.rs
 # says what they do; packets are those with payload, in the steady stream. The worker without DPDK is counted: a wire in memory
 # stands for the device. Valgrind has no AVX-512, so encryption takes another path in it than on metal, and on another CPU may
 # take a third one. What chooses its path by the CPU is therefore left out of the sum that is compared, and shown beside it: aws-lc,
@@ -33,7 +33,7 @@ need_rust
 say "building"
 program=$(cargo build --release --no-default-features --locked --quiet --example instructions \
     --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\/instructions\)".*/\1/p')
-[ -x "$program" ] || die "cargo named no program for gateway/examples/instructions.rs"
+[ -x "$program" ] || die "cargo named no program for gateway/examples/instructions/main.rs"
 
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
@@ -75,6 +75,11 @@ for run in "message short" "small short" "ping short" "put short" "get short" "m
     [ -z "$connections" ] || suffix=$suffix-of-$connections
     for side in transmit receive; do names+=("$path-$side$suffix"); done
 done
+# What a packet costs the worker that hands it over, and the one that takes it over.
+count message hand-over short & first=$!
+count message take-over short & second=$!
+wait $first && wait $second || die "packets that are handed over could not be counted"
+names+=(message-hand-over message-take-over)
 measured=()
 for name in "${names[@]}"; do measured+=("$(cat "$out/$name.counted")"); done
 EXPLAIN=$explain python3 scripts/instructions.py "$stored" $action \

@@ -4,7 +4,8 @@
 //! `message` (64 KiB messages, dropped), `small` (the same of 256 bytes), `ping` (64 bytes there and back, one message at a time), `put` (a
 //! payload, checked and dropped) or `get` (a payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through
 //! [`counted_turn`], the one function in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their
-//! workers, so the count contains their work.
+//! workers, so the count contains their work. With `hand-over` and `take-over` the receiver has two workers: the frames arrive at one, which hands
+//! them over, and the connection is the other's; the side names the worker that is counted.
 //!
 //! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
 //! start.
@@ -19,13 +20,12 @@
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
+mod wire;
+
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -33,13 +33,10 @@ use stoq::application::{Application, Discard, Echo, Outbox, Received};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
-use stoq::limits::WINDOW_BYTES_MIN;
-use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
 use stoq::node::NodeConfig;
 use stoq::queue::{
     self, Answer, AppPort, Ask, Command, ConnectionEvent, ConnectionId, Credit, Delivery, Ending, RequestId,
 };
-use stoq::quic::transport::QuicConfig;
 use stoq::record::Put;
 use stoq::seed::{Lease, MemoryPages, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::QueueRoutes;
@@ -51,19 +48,14 @@ use stoq::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, Verifi
 use stoq::worker::{Idle, NodeShared, Worker, WorkerStatus};
 use stoq_gateway::probe::{Blast, Ping, Pull, Pulled, Width};
 use tempfile::TempDir;
+use wire::{End, Line, MTU, SharedLine, Wire};
 
-/// Packets before the count begins: the handshake, and a payload that is not in the memory tier yet.
-const WARM_PACKETS: u64 = 8_000;
-/// The same for small messages, which enter QUIC faster than they leave until its send window is full.
-const WARM_SMALL_PACKETS: u64 = 32_000;
 /// Packets of each of many connections after the last handshake and before the count begins.
 const WARM_PACKETS_EACH: u64 = 40;
 /// Packets that are counted.
 const COUNTED_PACKETS: u64 = 8_000;
-/// The same where the path has delay: three times what it holds.
-const WARM_LONG_PACKETS: u64 = 250_000;
 const PAYLOAD_BYTES: usize = 8 << 20;
-/// One that lasts for [`WARM_LONG_PACKETS`] and [`COUNTED_PACKETS`].
+/// One that lasts for the packets before the count and [`COUNTED_PACKETS`].
 const PAYLOAD_LONG_BYTES: usize = 512 << 20;
 /// Frames on their way to the receiver when such a path is full: half of a round trip.
 const IN_FLIGHT_LONG_LEN: usize = 38_000;
@@ -72,168 +64,11 @@ const GETS_LONG: usize = 48;
 const MESSAGE_BYTES: usize = 64 << 10;
 const SMALL_MESSAGE_BYTES: usize = 256;
 const PING_BYTES: usize = 64;
-/// Frames that the device holds, and how often both sides have a turn.
-const DEVICE_LEN: usize = 1024;
-const TURN: Duration = Duration::from_micros(20);
-/// The same of a path with delay: the frames that 10 Gbit/s carry in a turn, and as many as a worker takes in a turn.
-const DEVICE_LONG_LEN: usize = 64;
-const TURN_LONG: Duration = Duration::from_micros(79);
-const DELAY_LONG: Duration = Duration::from_millis(50);
 /// Turns after which a run is given up: many times the turns that one takes.
 const TURNS_MAX: u32 = 1_000_000;
-const MTU: u16 = 1500;
 const UDP_PORT: u16 = 4433;
 /// The one queue that the server's application takes.
 const QUEUE: u64 = 0;
-
-/// What is between the two workers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Wire {
-    /// No delay. A frame that the other side has not taken occupies the device.
-    Short,
-    /// 10 Gbit/s with a round trip of 100 ms.
-    Long,
-}
-
-impl Wire {
-    fn turn(self) -> Duration {
-        if self == Self::Short { TURN } else { TURN_LONG }
-    }
-
-    fn warm_packets(self, path: &str) -> u64 {
-        match self {
-            Self::Long => WARM_LONG_PACKETS,
-            Self::Short if path == "small" => WARM_SMALL_PACKETS,
-            Self::Short => WARM_PACKETS,
-        }
-    }
-
-    /// The windows of `scripts/bench`, or those that the path has once they have grown.
-    fn quic(self, connections: Option<usize>) -> QuicConfig {
-        if connections.is_some() {
-            return QuicConfig {
-                stream_receive_window_bytes: WINDOW_BYTES_MIN as u32,
-                receive_window_bytes: WINDOW_BYTES_MIN as u32,
-                receive_window_max_bytes: WINDOW_BYTES_MIN as u32,
-                send_window_bytes: WINDOW_BYTES_MIN as u32,
-                send_window_max_bytes: WINDOW_BYTES_MIN as u32,
-                initial_udp_payload_bytes: 0,
-                mtu_discovery: false,
-                ..QuicConfig::default()
-            };
-        }
-        let window = if self == Self::Short { 64 << 20 } else { 512 << 20 };
-        QuicConfig {
-            stream_receive_window_bytes: 64 << 20,
-            receive_window_bytes: 2 * window,
-            send_window_bytes: window,
-            initial_congestion_window_bytes: if self == Self::Short { 4 << 20 } else { 512 << 20 },
-            initial_udp_payload_bytes: 0,
-            mtu_discovery: false,
-            ..QuicConfig::default()
-        }
-    }
-}
-
-/// One direction of the wire: frames in flight with the times when they arrive, and buffers for reuse.
-struct Line {
-    wire: Wire,
-    frames: VecDeque<(Instant, Vec<u8>)>,
-    free: Vec<Vec<u8>>,
-    now: Instant,
-    /// Frames sent in this turn.
-    sent: usize,
-}
-
-impl Line {
-    fn new(wire: Wire, now: Instant) -> SharedLine {
-        Rc::new(RefCell::new(Self { wire, frames: VecDeque::new(), free: Vec::new(), now, sent: 0 }))
-    }
-
-    fn begin_turn(&mut self, now: Instant) {
-        (self.now, self.sent) = (now, 0);
-    }
-
-    fn room(&self) -> usize {
-        match self.wire {
-            Wire::Short => DEVICE_LEN - self.frames.len(),
-            Wire::Long => DEVICE_LONG_LEN - self.sent,
-        }
-    }
-
-    fn delay(&self) -> Duration {
-        if self.wire == Wire::Short { Duration::ZERO } else { DELAY_LONG }
-    }
-}
-
-type SharedLine = Rc<RefCell<Line>>;
-
-/// A device at one end of the wire.
-struct End {
-    info: NicInfo,
-    incoming: SharedLine,
-    outgoing: SharedLine,
-}
-
-impl End {
-    fn new(station: u8, incoming: SharedLine, outgoing: SharedLine) -> Self {
-        let info = NicInfo {
-            device: format!("end{station}"),
-            driver: "memory".to_owned(),
-            mtu: MTU,
-            mac: [2, 0, 0, 0, 0, station],
-            tx_checksum: false,
-            rx_checksum: false,
-        };
-        Self { info, incoming, outgoing }
-    }
-}
-
-impl Nic for End {
-    fn rx_burst(&mut self, _now: Instant, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
-        let mut line = self.incoming.borrow_mut();
-        let mut count = 0;
-        while count < stoq::limits::RX_BURST_LEN
-            && line.frames.front().is_some_and(|(arrives, _)| *arrives <= line.now)
-        {
-            let Some((_, bytes)) = line.frames.pop_front() else { break };
-            frame(&bytes, RxChecksum::Unknown);
-            line.free.push(bytes);
-            count += 1;
-        }
-        count
-    }
-
-    fn tx_room(&self) -> usize {
-        self.outgoing.borrow().room()
-    }
-
-    fn tx_frame(&mut self, _kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> bool {
-        let mut line = self.outgoing.borrow_mut();
-        if line.room() == 0 {
-            return false;
-        }
-        let mut frame = line.free.pop().unwrap_or_default();
-        frame.resize(len, 0);
-        fill(&mut frame);
-        let arrives = line.now + line.delay();
-        line.frames.push_back((arrives, frame));
-        line.sent += 1;
-        true
-    }
-
-    fn tx_flush(&mut self, _now: Instant) -> usize {
-        0
-    }
-
-    fn info(&self) -> &NicInfo {
-        &self.info
-    }
-
-    fn link_up(&self) -> bool {
-        true
-    }
-}
 
 /// Puts a payload again and again. The server drops its bytes and refuses it at the end.
 struct Push {
@@ -304,7 +139,12 @@ fn address(station: u8) -> SocketAddr {
     SocketAddr::new([10, 77, 0, station].into(), UDP_PORT)
 }
 
-fn network(station: u8, incoming: SharedLine, outgoing: SharedLine) -> anyhow::Result<UserSpace<End>> {
+/// The network of a worker, at this queue of its station's device.
+fn network(
+    (station, queue): (u8, usize),
+    incoming: SharedLine,
+    outgoing: SharedLine,
+) -> anyhow::Result<UserSpace<End>> {
     let interface = InterfaceConfig {
         addresses: vec![format!("{}/24", address(station).ip()).parse()?],
         next_hop_v4: None,
@@ -313,7 +153,8 @@ fn network(station: u8, incoming: SharedLine, outgoing: SharedLine) -> anyhow::R
         udp_port: UDP_PORT,
         udp_checksum: true,
     };
-    Ok(UserSpace::new(End::new(station, incoming, outgoing), &interface, NetworkKind::Simulated)?)
+    let end = End::new((station, queue), incoming, outgoing);
+    Ok(UserSpace::new(end, &interface, NetworkKind::Simulated)?)
 }
 
 fn payload(len: usize) -> Vec<u8> {
@@ -351,19 +192,19 @@ fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<
     Ok(Seed::new(SeedParts::alone(store, memory), 0))
 }
 
-/// Server and client, ready for their first turn, with their statuses.
+/// The server's workers and the client's, ready for their first turn, with their statuses in this order.
 struct Pair {
-    server: Side,
+    servers: Vec<Side>,
     client: Side,
     lines: [SharedLine; 2],
-    statuses: [Arc<WorkerStatus>; 2],
+    statuses: Vec<Arc<WorkerStatus>>,
 }
 
 impl Pair {
     fn new(
         wire: Wire,
         connections: Option<usize>,
-        application: Box<dyn Application>,
+        applications: Vec<Box<dyn Application>>,
         caller: Box<dyn Application>,
     ) -> anyhow::Result<Self> {
         let identity = |name| {
@@ -378,21 +219,26 @@ impl Pair {
         let config =
             NodeConfig { server: Some(server_config(&tls)?), quic: quic.clone(), ..NodeConfig::default() };
         let queues = [(QUEUE, 0)].into_iter().collect();
-        let shared = NodeShared::new(1, QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() });
+        let routes = QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() };
+        let shared = NodeShared::new(applications.len(), routes);
         shared.node_seats.set_max(0);
-        let network_1 = network(1, there.clone(), back.clone())?;
-        let mut server = Worker::new(0, network_1, shared, config.quic(MTU), Idle::Spin);
-        server.add_inline(application);
+        let worker = |(index, application): (usize, _)| -> anyhow::Result<_> {
+            let network = network((1, index), there.clone(), back.clone())?;
+            let mut server = Worker::new(index as u16, network, shared.clone(), config.quic(MTU), Idle::Spin);
+            server.add_inline(application);
+            Ok(server)
+        };
+        let servers = applications.into_iter().enumerate().map(worker).collect::<anyhow::Result<Vec<_>>>()?;
 
         let tls = ClientTls { identity: Some(client), ..ClientTls::new(trust) };
         let config =
             NodeConfig { client: Some(client_config(&tls)?), quic: quic.clone(), ..NodeConfig::default() };
         let shared = NodeShared::new(1, QueueRoutes::default());
-        let mut client =
-            Worker::new(0, network(2, back.clone(), there.clone())?, shared, config.quic(MTU), Idle::Spin);
+        let network = network((2, 0), back.clone(), there.clone())?;
+        let mut client = Worker::new(0, network, shared, config.quic(MTU), Idle::Spin);
         client.add_inline(caller);
-        let statuses = [server.status(), client.status()];
-        Ok(Self { server, client, lines: [there, back], statuses })
+        let statuses = servers.iter().chain([&client]).map(Worker::status).collect();
+        Ok(Self { servers, client, lines: [there, back], statuses })
     }
 }
 
@@ -405,7 +251,7 @@ fn main() -> anyhow::Result<()> {
         ["message", side, "short", connections] => ("message", side, Wire::Short, Some(connections.parse()?)),
         _ => {
             println!(
-                "instructions (message | small | ping | put | get) (transmit | receive) [short [CONNECTIONS] | long]: see scripts/instructions.sh"
+                "instructions (message | small | ping | put | get) (transmit | receive | hand-over | take-over) [short [CONNECTIONS] | long]: see scripts/instructions.sh"
             );
             return Ok(());
         }
@@ -455,33 +301,50 @@ fn main() -> anyhow::Result<()> {
         }
         other => bail!("no path is called {other:?}"),
     };
-    let Pair { mut server, mut client, lines, statuses } = Pair::new(wire, connections, application, caller)?;
     let client_transmits = path != "get";
-    let count_client = match side {
-        "transmit" => client_transmits,
-        "receive" => !client_transmits,
-        other => bail!("no side is called {other:?}"),
+    // The number of the server's worker that is counted; `None`: the client's.
+    let counted = match side {
+        "transmit" => (!client_transmits).then_some(0),
+        "receive" => client_transmits.then_some(0),
+        "hand-over" if client_transmits => Some(0),
+        "take-over" if client_transmits => Some(1),
+        other => bail!("{path} has no side that is called {other:?}"),
     };
-    let [server_status, client_status] = &statuses;
-    let receiver = if client_transmits { server_status } else { client_status };
+    let mut applications = vec![application];
+    if matches!(side, "hand-over" | "take-over") {
+        applications.push(Box::new(Discard::default()));
+    }
+    let Pair { mut servers, mut client, lines, statuses } =
+        Pair::new(wire, connections, applications, caller)?;
+    let workers = servers.len();
+    let client_status = &statuses[workers];
+    let receiver = if client_transmits { &statuses[0] } else { client_status };
 
     let mut now = Instant::now();
     let mut turns = 0..TURNS_MAX;
+    let mut turn = |count: bool| -> anyhow::Result<()> {
+        turns.next().context("the packets never come")?;
+        now += wire.turn();
+        lines.iter().for_each(|line| line.borrow_mut().begin_turn(now));
+        let one = |worker: &mut Side, is_counted: bool| match is_counted {
+            true => counted_turn(worker, now),
+            false => worker.turn(now),
+        };
+        one(&mut client, count && counted.is_none());
+        for (index, server) in servers.iter_mut().enumerate() {
+            one(server, count && counted == Some(index));
+        }
+        Ok(())
+    };
+    // A connection stays with the worker at whose queue it began.
+    lines[0].borrow_mut().queue = workers - 1;
+    while client_status.counters.get(Counter::ConnectionsOpened) == 0 {
+        turn(false)?;
+    }
+    lines[0].borrow_mut().queue = 0;
     let mut run = |count: bool, until: u64| -> anyhow::Result<u64> {
         while receiver.counters.get(Counter::RxPackets) < until {
-            turns.next().context("the packets never come")?;
-            now += wire.turn();
-            lines.iter().for_each(|line| line.borrow_mut().begin_turn(now));
-            if count && count_client {
-                counted_turn(&mut client, now)
-            } else {
-                client.turn(now)
-            };
-            if count && !count_client {
-                counted_turn(&mut server, now)
-            } else {
-                server.turn(now)
-            };
+            turn(count)?;
         }
         Ok(receiver.counters.get(Counter::RxPackets))
     };
