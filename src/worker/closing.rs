@@ -102,7 +102,7 @@ impl Conn {
 
 /// How far a worker is in ending all of its connections.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
+pub(super) struct EndProgress {
     /// The slot that a drain looks at next.
     drained: u32,
     /// Requests of the connections that this pass of the drain has looked at, and how many of these were answered lately.
@@ -114,7 +114,7 @@ pub(super) struct Ending {
     closed: u32,
 }
 
-impl Ending {
+impl EndProgress {
     /// A connection begins in this slot.
     pub(super) fn begins(&mut self, slot: u32) {
         self.closed = self.closed.min(slot);
@@ -145,12 +145,13 @@ impl Core {
             }
         }
         let is_over = to == end;
-        let Ending { requests, lingering, is_counted, .. } = self.ending;
+        let EndProgress { requests, lingering, is_counted, .. } = self.ending;
         let status = &self.desk.status;
         if is_over {
             status.requests.store(requests, Relaxed);
             status.lingering.store(lingering, Relaxed);
-            self.ending = Ending { is_counted: true, closed: self.ending.closed, ..Ending::default() };
+            self.ending =
+                EndProgress { is_counted: true, closed: self.ending.closed, ..EndProgress::default() };
         } else {
             // Until each connection was looked at once, one of the others may have a request.
             if !is_counted {

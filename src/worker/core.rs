@@ -133,7 +133,7 @@ impl Core {
         id
     }
 
-    /// Dials the peer gateways whose time has come.
+    /// OwnHandshakes the peer gateways whose time has come.
     pub(super) fn dial_peer_gateways(&mut self, now: Instant) -> bool {
         let mut worked = false;
         while !self.draining

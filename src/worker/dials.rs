@@ -12,12 +12,12 @@ type Tagged = (usize, u64);
 
 /// The slots of a worker's own handshakes. Addresses and tags are of this node's choice, not of peers'.
 #[derive(Debug, Default)]
-pub(super) struct Dials {
+pub(super) struct OwnHandshakes {
     tagged: FxHashMap<Tagged, u32>,
     by_remote: BTreeSet<(IpAddr, u16, u32)>,
 }
 
-impl Dials {
+impl OwnHandshakes {
     /// A handshake begins with this address.
     pub(super) fn begin(&mut self, remote: SocketAddr, slot: u32) {
         self.by_remote.insert((remote.ip(), remote.port(), slot));
@@ -54,7 +54,7 @@ impl Dials {
 
 impl Conn {
     /// Its handshake is over, if this side began it.
-    pub(super) fn end_dial(&self, dials: &mut Dials) {
+    pub(super) fn end_dial(&self, dials: &mut OwnHandshakes) {
         if self.quic.side() != Side::Client {
             return;
         }
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn handshakes_are_found_by_address_and_port_and_by_the_tag_used_last() {
-        let mut dials = Dials::default();
+        let mut dials = OwnHandshakes::default();
         let [first, other_port] = ["192.0.2.1:1", "192.0.2.1:2"].map(|text| text.parse().unwrap());
         for (remote, slot) in [(first, 3), (other_port, 4), (first, 5)] {
             dials.begin(remote, slot);

@@ -12,7 +12,7 @@ mod half_open;
 mod inspect;
 mod limited;
 #[cfg(test)]
-mod many;
+mod tests;
 mod node_seats;
 mod pacing;
 mod passing;
@@ -48,9 +48,9 @@ use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
 use crate::session::{Context, SilenceLimits};
 use crate::stages::LoopStage;
-use closing::Ending;
+use closing::EndProgress;
 use connections::Connections;
-use dials::Dials;
+use dials::OwnHandshakes;
 use gateways::PeerGateways;
 use half_open::HalfOpen;
 use inspect::Survey;
@@ -116,7 +116,7 @@ struct Core {
     windows: Windows,
     connections: Connections,
     gateways: PeerGateways,
-    dials: Dials,
+    dials: OwnHandshakes,
     survey: Survey,
     /// How long peers may be silent that this side connects to.
     silence: SilenceLimits,
@@ -139,7 +139,7 @@ struct Core {
     idle_turns: u32,
     draining: bool,
     close_by: Option<Instant>,
-    ending: Ending,
+    ending: EndProgress,
 }
 
 impl<N: Network> Worker<N> {
@@ -178,7 +178,7 @@ impl<N: Network> Worker<N> {
             windows: quic.windows,
             connections: Connections::default(),
             gateways: PeerGateways::default(),
-            dials: Dials::default(),
+            dials: OwnHandshakes::default(),
             survey: Survey::default(),
             silence: quic.silence,
             renewed: 0,
@@ -197,7 +197,7 @@ impl<N: Network> Worker<N> {
             idle_turns: 0,
             draining: false,
             close_by: None,
-            ending: Ending::default(),
+            ending: EndProgress::default(),
         };
         let status = core.desk.status.clone();
         // A node whose links are up is ready from its start on, and not only from its first survey on.
