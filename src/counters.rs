@@ -211,6 +211,12 @@ counters! {
     ProtocolErrors = "protocol_errors",
     /// Payload bytes checked against a token.
     VerifiedBytes = "verified_bytes",
+    /// Those of them whose groups a verify thread checked.
+    GroupChecksBytes = "verify_thread_bytes",
+    /// Pieces that the worker checked itself because no verify thread had room.
+    GroupChecksFull = "verify_full",
+    /// Pieces that the worker checked itself because a verify thread was late, or had ended.
+    GroupChecksLate = "verify_late",
     /// 16 KiB groups that did not match their token.
     BadProofs = "bad_proofs",
     /// Connections whose early data the peer accepted.

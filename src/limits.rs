@@ -1,9 +1,11 @@
 //! Every bound by name. Units stand last in a name; const assertions check the relations between bounds.
 
+mod checking;
 mod pacing;
 mod steering;
 mod store;
 
+pub use checking::*;
 pub use pacing::*;
 pub use steering::*;
 pub use store::*;

@@ -3,8 +3,10 @@
 use crate::application::{Application, Placement};
 use crate::datagram::{Network, NetworkInfo};
 use crate::hop::Hops;
-use crate::limits::{INCOMING_ALL_BYTES_MAX, INCOMING_BYTES_MAX, PEER_GATEWAY_CONNECTIONS_DEFAULT};
-use crate::queue::{AppPort, Command, Waker, application_failed};
+use crate::limits::{
+    INCOMING_ALL_BYTES_MAX, INCOMING_BYTES_MAX, PEER_GATEWAY_CONNECTIONS_DEFAULT, VERIFY_THREADS_LEN_MAX,
+};
+use crate::queue::{AppPort, Command, GroupChecks, Waker, application_failed, check_rings};
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::{QuicConfig, Transports};
@@ -94,8 +96,19 @@ pub struct NodeConfig {
     pub idle: Idle,
     /// The core of each worker; workers past the end are pinned to none.
     pub cores: Vec<usize>,
+    /// Threads that check groups of payloads for the workers.
+    pub verify: VerifyThreads,
     /// A function that each worker's thread runs first.
     pub thread_setup: Option<ThreadSetup>,
+}
+
+/// Threads that check groups of payloads, so that workers have their cores for packets. The default is none: workers check everything themselves.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyThreads {
+    /// Their number, at most [`crate::limits::VERIFY_THREADS_LEN_MAX`].
+    pub count: usize,
+    /// The core of each; threads past the end are pinned to none.
+    pub cores: Vec<usize>,
 }
 
 impl Default for NodeConfig {
@@ -114,6 +127,7 @@ impl Default for NodeConfig {
             qlog: None,
             idle: Idle::Adaptive,
             cores: Vec::new(),
+            verify: VerifyThreads::default(),
             thread_setup: None,
         }
     }
@@ -130,6 +144,7 @@ pub struct Node {
     ports: Vec<AppPort>,
     workers: Vec<JoinHandle<()>>,
     applications: Vec<JoinHandle<()>>,
+    verifiers: Vec<JoinHandle<()>>,
 }
 
 impl Node {
@@ -165,7 +180,9 @@ impl Node {
             ports: Vec::new(),
             workers: Vec::new(),
             applications: Vec::new(),
+            verifiers: Vec::new(),
         };
+        let mut checks = node.start_verifiers(networks.len(), config)?.into_iter();
         node.device_mtu = node.infos.iter().map(|info| info.mtu).min().unwrap_or(1500);
         let quic = config.quic(node.device_mtu);
         for (index, network) in networks.into_iter().enumerate() {
@@ -176,6 +193,7 @@ impl Node {
             if config.hops.is_some() {
                 worker.add_inline(Box::new(Relay::new(worker.status(), config.cache.clone())));
             }
+            checks.next().into_iter().for_each(|checks| worker.set_checks(checks));
             worker.set_peer_gateways(config.peer_gateways.clone(), config.peer_gateway_connections_max, now);
             node.statuses.push(worker.status());
             node.wakers.push(worker.waker());
@@ -191,6 +209,23 @@ impl Node {
             })?);
         }
         Ok(node)
+    }
+
+    /// Starts the verify threads. Returns each worker's end of the rings to them, if there are any.
+    fn start_verifiers(&mut self, workers: usize, config: &NodeConfig) -> io::Result<Vec<GroupChecks>> {
+        if config.verify.count == 0 {
+            return Ok(Vec::new());
+        }
+        let (checks, queues) = check_rings(workers, config.verify.count.min(VERIFY_THREADS_LEN_MAX));
+        for (index, queue) in queues.into_iter().enumerate() {
+            let (core, idle) = (config.verify.cores.get(index).copied(), config.idle);
+            let thread = std::thread::Builder::new().name(format!("stoq-verify-{index}"));
+            self.verifiers.push(thread.spawn(move || {
+                pin(core);
+                worker::check_groups(&queue, idle);
+            })?);
+        }
+        Ok(checks)
     }
 
     fn add<N: Network>(&mut self, worker: &mut Worker<N>, index: usize, app: &mut Hosted) -> io::Result<()> {
@@ -277,7 +312,8 @@ impl Node {
     fn end(&mut self) {
         self.shared.close();
         self.wake();
-        for thread in self.workers.drain(..).chain(self.applications.drain(..)) {
+        let threads = self.workers.drain(..).chain(self.applications.drain(..));
+        for thread in threads.chain(self.verifiers.drain(..)) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the node panicked");
             }
@@ -417,6 +453,6 @@ fn host(application: &mut dyn Application, port: &mut AppPort, shared: &NodeShar
 fn pin(core: Option<usize>) {
     let Some(id) = core else { return };
     if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
-        tracing::warn!(core = id, "could not pin a worker to its core; it floats");
+        tracing::warn!(core = id, "could not pin a thread to its core; it floats");
     }
 }

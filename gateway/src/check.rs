@@ -216,7 +216,8 @@ fn cores(config: &GatewayConfig, findings: &mut Findings) {
     let known: HashSet<usize> =
         core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let cores = &config.workers.cores;
-    let missing: Vec<_> = cores.iter().filter(|core| !known.contains(core)).collect();
+    let missing: Vec<_> =
+        cores.iter().chain(&config.workers.verify_cores).filter(|core| !known.contains(core)).collect();
     if let Err(error) = machine::ensure_cores(config.workers.count.into()) {
         findings.push(
             "cores",
@@ -225,7 +226,7 @@ fn cores(config: &GatewayConfig, findings: &mut Findings) {
             Some("make workers.count smaller".into()),
         );
     } else if !missing.is_empty() {
-        let fix = format!("workers.cores: choose among {}", list(&known));
+        let fix = format!("workers.cores and workers.verify_cores: choose among {}", list(&known));
         findings.push(
             "cores",
             Severity::Failed,

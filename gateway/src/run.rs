@@ -87,6 +87,7 @@ impl Gateway {
             cache: seeds.cache()?,
             idle: config.workers.idle,
             cores: config.workers.cores.clone(),
+            verify: config.workers.verify(),
             thread_setup: opened.thread_setup(),
             ..renewed
         };

@@ -101,7 +101,8 @@ pub fn client_builder(config: &ClientConfig, key_log: KeyLogger) -> Result<Clien
         .early_data(config.tls.early_data)
         .quic(config.quic.clone())
         .idle(config.workers.idle)
-        .cores(config.workers.cores.iter().copied());
+        .cores(config.workers.cores.iter().copied())
+        .verify_threads(config.workers.verify());
     let builder = match &config.identity {
         Some(identity) => builder.identity(load(identity)?),
         None => builder,

@@ -202,3 +202,24 @@ fn ports_have_devices_and_networks_of_their_own() {
         assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} stand in: {error}");
     }
 }
+
+#[test]
+fn verify_threads_have_cores_of_their_own_or_none() {
+    for (keys, part) in [
+        (
+            "verify_threads = 2\nverify_cores = [3]",
+            "`workers.verify_cores`: 1 cores for 2 verify threads; name one",
+        ),
+        ("verify_cores = [3]", "1 cores for 0 verify threads"),
+        (
+            "cores = [1]\nverify_threads = 1\nverify_cores = [1]",
+            "core 1 is named twice; a worker or verify thread needs its own",
+        ),
+    ] {
+        let text = gateway(&format!("[workers]\n{keys}\n"));
+        let fault = fault(&text, true).unwrap();
+        assert!(fault.contains(part), "{fault}");
+    }
+    let keys = "[workers]\ncores = [1]\nverify_threads = 2\nverify_cores = [0, 2]\n";
+    assert_eq!((fault(&gateway(keys), true), fault(&client(keys), false)), (None, None));
+}

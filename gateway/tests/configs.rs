@@ -234,7 +234,7 @@ const NODE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// A gateway's file with this number.
 fn with_number(name: &str, value: &str) -> String {
     let (section, key) = name.split_once('.').unwrap();
-    let value = if ["workers.cores", "application.queues"].contains(&name) {
+    let value = if ["workers.cores", "workers.verify_cores", "application.queues"].contains(&name) {
         format!("[{value}]")
     } else {
         value.to_owned()
@@ -244,6 +244,9 @@ fn with_number(name: &str, value: &str) -> String {
             GATEWAY.replace("[network]", &format!("[network]\n{key} = {value}"))
         }
         "network" => DPDK.replace("[network]", &format!("[network]\n{key} = {value}")),
+        "workers" if key == "verify_cores" => {
+            format!("{GATEWAY}[workers]\nverify_threads = 1\n{key} = {value}\n")
+        }
         "application" if key == "queues" => {
             format!("{GATEWAY}[[application]]\nkind = \"echo\"\n{key} = {value}\n")
         }
@@ -381,8 +384,8 @@ fn a_value_that_cannot_work_is_refused_with_its_key_and_its_fix() {
         (applications("[admin]\ncertificate = \"c.pem\""), "admin.key", "a certificate needs its key"),
         (applications("[admin]\nkey = \"c.key\""), "admin.certificate", "a key needs its certificate"),
         (workers("count = 1025"), "workers.count", "give 1 to"),
-        (workers("count = 2\ncores = [1]"), "workers.cores", "name one core each"),
-        (workers("count = 2\ncores = [1, 1]"), "workers.cores", "is named twice; a worker needs its own"),
+        (workers("count = 2\ncores = [1]"), "workers.cores", "for 2 workers; name one core each"),
+        (workers("count = 2\ncores = [1, 1]"), "workers.cores", "core 1 is named twice"),
         (GATEWAY.replace("[\"127.0.0.1:4433\"]", "[]"), "network.listen", "give at least one address"),
         (GATEWAY.replace(":4433", ":0"), "network.listen", "needs a fixed port"),
         (listen("[\"127.0.0.1:4433\", \"127.0.0.1:4433\"]"), "network.listen", "leave one out"),

@@ -1,10 +1,11 @@
 //! Makes a client: its identity, the gateways that it trusts, its network, its workers.
 
+use super::threads::Threads;
 use super::{Client, ClientError, PUT_QUEUE};
 use crate::datagram::Network;
 use crate::datagram::kernel::{BindError, KernelUdp, KernelUdpConfig};
 use crate::limits::{SILENCE_MS_DEFAULT, WORKERS_MAX};
-use crate::node::{NodeConfig, ThreadSetup};
+use crate::node::{NodeConfig, ThreadSetup, VerifyThreads};
 use crate::quic::congestion::Congestion;
 use crate::quic::transport::QuicConfig;
 use crate::session::SilenceLimits;
@@ -67,21 +68,6 @@ struct Tls {
     key_log: Option<Arc<dyn KeyLog>>,
 }
 
-struct Threads {
-    cores: Vec<usize>,
-    idle: Idle,
-    setup: Option<ThreadSetup>,
-}
-
-impl std::fmt::Debug for Threads {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Threads")
-            .field("cores", &self.cores)
-            .field("idle", &self.idle)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Default for ClientBuilder {
     /// No identity, no trust; one worker; any free port of both families; [`QuicConfig::default`]; no early data.
     fn default() -> Self {
@@ -91,7 +77,7 @@ impl Default for ClientBuilder {
             listen: vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()],
             socket_buffer_bytes: KernelUdpConfig::default().buffer_bytes,
             workers: 1,
-            node: Threads { cores: Vec::new(), idle: Idle::Adaptive, setup: None },
+            node: Threads::default(),
             quic: QuicConfig::default(),
             silence: Duration::from_millis(SILENCE_MS_DEFAULT),
             put_queue: PUT_QUEUE,
@@ -230,6 +216,12 @@ impl ClientBuilder {
     /// The core of each worker, in the order of the workers. Workers past the end of the list are pinned to no core; the default pins none.
     pub fn cores(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
         self.node.cores = cores.into_iter().collect();
+        self
+    }
+
+    /// Threads that check what arrives, where cores are to spare: a worker then has its core for packets. The default is none.
+    pub fn verify_threads(mut self, threads: VerifyThreads) -> Self {
+        self.node.verify = threads;
         self
     }
 
@@ -393,6 +385,7 @@ impl ClientBuilder {
             silence: SilenceLimits { settings: silence, requests: silence },
             idle: node.idle,
             cores: node.cores,
+            verify: node.verify,
             thread_setup: node.setup,
             ..NodeConfig::default()
         })
@@ -451,6 +444,7 @@ mod tests {
             .initial_udp_payload(1_400)
             .mtu_discovery(false)
             .cores([5, 6])
+            .verify_threads(VerifyThreads { count: 2, cores: vec![7] })
             .idle(Idle::Spin)
             .node_config()
             .unwrap();
@@ -464,6 +458,7 @@ mod tests {
             ..QuicConfig::default()
         };
         assert_eq!((config.quic, config.cores), (quic, vec![5, 6]));
+        assert_eq!((config.verify.count, config.verify.cores), (2, vec![7]));
         assert!(matches!(config.idle, Idle::Spin) && config.client.is_some() && config.server.is_none());
     }
 

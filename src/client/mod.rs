@@ -88,6 +88,7 @@ mod peer;
 mod prepare;
 mod read;
 mod tasks;
+mod threads;
 
 #[cfg(test)]
 mod tests;

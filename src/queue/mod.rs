@@ -5,12 +5,15 @@
 //! credit is spent, the application waits. Neither direction drops anything.
 
 mod close;
+mod group_checks;
 mod message;
 mod port;
 mod silence;
 mod waking;
 
 pub use close::CloseReason;
+pub(crate) use group_checks::GroupsFound;
+pub use group_checks::{GroupCheck, GroupCheckQueue, GroupChecks, check_rings};
 pub(crate) use message::application_failed;
 pub use message::{
     Answer, Ask, Command, ConnectionCommand, ConnectionEvent, Delivery, End, Ending, Forward, PeerRequest,

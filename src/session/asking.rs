@@ -1,6 +1,6 @@
 //! The answer to a request of this side.
 
-use super::body::Body;
+use super::body::{Body, Taker};
 use super::fault::{Fault, unexpected};
 use super::reading::Reading;
 use super::stream::{NextRole, Reader, Readiness, Reads, Sending};
@@ -59,10 +59,19 @@ impl Asking {
         (Self { app, request, routed: routed.hop.is_some(), over: false, expected }, credit)
     }
 
-    fn body(&mut self) -> Option<&mut Body> {
+    /// The encoding after OK.
+    pub(super) fn body(&mut self) -> Option<&mut Body> {
         match &mut self.expected {
             Expected::Fetch(fetched) => fetched.body.as_mut(),
             _ => None,
+        }
+    }
+
+    /// The bytes that verify threads check.
+    pub(super) fn checking_bytes(&self) -> usize {
+        match &self.expected {
+            Expected::Fetch(fetched) => fetched.body.as_ref().map_or(0, Body::checking_bytes),
+            _ => 0,
         }
     }
 
@@ -130,6 +139,9 @@ impl Reader for Asking {
             Expected::Fetch(fetched) if fetched.pace.as_ref().is_some_and(|pace| !pace.has_room()) => {
                 Readiness::Paused
             }
+            Expected::Fetch(fetched) if fetched.body.as_ref().is_some_and(Body::awaits_checks) => {
+                Readiness::Blocked
+            }
             _ => Readiness::Wants,
         }
     }
@@ -145,7 +157,7 @@ impl Reader for Asking {
             }
             (RecordType::Ok, Expected::Fetch(fetched)) => {
                 let ok = OkRecord::parse(&body)?;
-                let checked = fetched.body_of(&ok)?;
+                let checked = fetched.body_of(&ok)?.checked_by(cx);
                 let describes = fetched.fetch.describe;
                 if !describes {
                     fetched.body = Some(checked);
@@ -169,11 +181,12 @@ impl Reader for Asking {
         Ok(None)
     }
 
-    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> NextRole {
-        match self.body() {
-            Some(body) => body.push(&bytes).map(|()| None),
-            None => Err(Fault::malformed("bytes after the answer")),
+    fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> NextRole {
+        let Some(body) = self.body() else { return Err(Fault::malformed("bytes after the answer")) };
+        if body.push(&bytes)? {
+            self.settle(cx)?;
         }
+        Ok(None)
     }
 
     fn on_end(&mut self, _at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
@@ -183,19 +196,23 @@ impl Reader for Asking {
         Err(Fault::malformed("the answer ends before it is whole"))
     }
 
-    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         let (app, request) = (self.app, self.request);
-        let Expected::Fetch(fetched) = &mut self.expected else { return };
-        let Fetched { body: Some(body), pace, .. } = &mut **fetched else { return };
-        body.deliver(app, request, pace.as_ref(), cx);
+        let Expected::Fetch(fetched) = &mut self.expected else { return Ok(()) };
+        let Fetched { body: Some(body), pace, .. } = &mut **fetched else { return Ok(()) };
+        body.deliver(&Taker { app, request, pace: pace.as_ref() }, cx)?;
         if body.becomes_complete() {
             // The application has every byte: a later fault concerns only the peer and this session.
             self.over = true;
             cx.deliver(app, Delivery::Ended(request, End::Checked));
         }
+        Ok(())
     }
 
     fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {
+        if let Some(body) = self.body() {
+            body.abandon();
+        }
         if !std::mem::replace(&mut self.over, true) {
             cx.deliver(self.app, Delivery::Ended(self.request, end));
         }

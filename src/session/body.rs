@@ -3,10 +3,11 @@
 use super::fault::Fault;
 use super::reading::Reading;
 use crate::counters::Counter;
-use crate::queue::{Credit, Delivery, RequestId};
-use crate::shard::{Blob, Descriptor, Lanes, ShardIndex};
-use crate::token::{Ranges, Token, VerifiedDecoder, VerifiedPiece, VerifyError};
+use crate::queue::{Credit, Delivery, GroupsFound, RequestId};
+use crate::shard::{Blob, Descriptor, Lanes};
+use crate::token::{Ranges, Token, UncheckedPiece, VerifiedDecoder, VerifiedPiece, VerifyError};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The bytes after PUT's or FETCH's OK on a stream.
 #[derive(Debug)]
@@ -16,14 +17,50 @@ pub(super) struct Body {
     /// The descriptor, for lanes: it gives each shard's place.
     sharded: Option<Box<Descriptor>>,
     /// Pieces of parts that are complete.
-    ready: VecDeque<(Blob, VerifiedPiece)>,
+    ready: VecDeque<(Blob, UncheckedPiece)>,
+    /// Pieces from the first one on that a verify thread checks, in their order. Their credit is taken.
+    checking: VecDeque<CheckingPiece>,
+    /// Their bytes.
+    checking_bytes: usize,
+    /// Whether verify threads may check its groups.
+    defers: bool,
     complete_told: bool,
 }
 
-/// A checked piece, and its shard, if lanes were requested.
-struct Checked {
-    shard: Option<(ShardIndex, Blob)>,
-    piece: VerifiedPiece,
+/// A piece that waits for its check, or for that of a piece before it.
+#[derive(Debug)]
+struct CheckingPiece {
+    blob: Blob,
+    piece: Arc<UncheckedPiece>,
+    /// The number of its check; `None` once it is checked.
+    check: Option<u64>,
+    pace: TakenPace,
+}
+
+/// Credit of a piece that is not delivered yet: given back where it never is.
+#[derive(Debug)]
+struct TakenPace(Option<(Credit, usize)>);
+
+impl TakenPace {
+    fn delivered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for TakenPace {
+    fn drop(&mut self) {
+        if let Some((pace, bytes)) = &self.0 {
+            pace.give_back(*bytes);
+        }
+    }
+}
+
+/// Where the pieces of a body go.
+pub(super) struct Taker<'a> {
+    pub(super) app: usize,
+    pub(super) request: RequestId,
+    /// The credit that is taken for their bytes, if there is one.
+    pub(super) pace: Option<&'a Credit>,
 }
 
 impl Body {
@@ -44,11 +81,23 @@ impl Body {
     }
 
     fn of(parts: VecDeque<(Blob, VerifiedDecoder)>, sharded: Option<Box<Descriptor>>) -> Self {
-        Self { parts, sharded, ready: VecDeque::new(), complete_told: false }
+        let (ready, checking) = (VecDeque::new(), VecDeque::new());
+        Self { parts, sharded, ready, checking, checking_bytes: 0, defers: false, complete_told: false }
     }
 
-    /// Checks the next bytes of the stream.
-    pub(super) fn push(&mut self, mut chunk: &[u8]) -> Result<(), Fault> {
+    /// Has verify threads check its groups, where the worker has any. Called before the first byte.
+    pub(super) fn checked_by(mut self, cx: &Reading<'_, '_>) -> Self {
+        if cx.cx.checks.is_some() {
+            self.defers = true;
+            let parts = std::mem::take(&mut self.parts);
+            self.parts = parts.into_iter().map(|(blob, decoder)| (blob, decoder.deferring(true))).collect();
+        }
+        self
+    }
+
+    /// Checks the next bytes of the stream. Returns whether its pieces must be delivered now: verify threads must have them before the end of the
+    /// stream is read.
+    pub(super) fn push(&mut self, mut chunk: &[u8]) -> Result<bool, Fault> {
         while !chunk.is_empty() {
             self.drop_complete();
             let Some((_, decoder)) = self.parts.front_mut() else {
@@ -60,7 +109,7 @@ impl Body {
             }
         }
         self.drop_complete();
-        Ok(())
+        Ok(self.defers && self.has_arrived())
     }
 
     /// Keeps a complete part's checked pieces, and begins the next part.
@@ -70,14 +119,30 @@ impl Body {
             && decoder.is_complete()
         {
             let blob = *blob;
-            self.ready.extend(std::iter::from_fn(|| decoder.poll()).map(|piece| (blob, piece)));
+            self.ready.extend(std::iter::from_fn(|| decoder.poll_unchecked()).map(|piece| (blob, piece)));
             self.parts.pop_front();
         }
     }
 
+    /// Whether every byte has arrived: a verify thread may still check some of them.
+    pub(super) fn has_arrived(&self) -> bool {
+        self.parts.iter().all(|(_, decoder)| decoder.is_complete())
+    }
+
     /// Whether every byte was checked. Pieces may still wait to be polled.
     pub(super) fn is_complete(&self) -> bool {
-        self.parts.iter().all(|(_, decoder)| decoder.is_complete())
+        self.checking.is_empty() && self.has_arrived()
+    }
+
+    /// Whether only verify threads must go on.
+    #[inline]
+    pub(super) fn awaits_checks(&self) -> bool {
+        !self.checking.is_empty() && self.has_arrived()
+    }
+
+    /// The bytes that verify threads check, and those behind them.
+    pub(super) fn checking_bytes(&self) -> usize {
+        self.checking_bytes
     }
 
     /// Whether every byte was checked; true only once, for one delivery.
@@ -85,30 +150,98 @@ impl Body {
         self.is_complete() && !std::mem::replace(&mut self.complete_told, true)
     }
 
-    /// Delivers checked pieces, and takes `pace` for their bytes if there is one.
-    pub(super) fn deliver(
-        &mut self,
-        app: usize,
-        request: RequestId,
-        pace: Option<&Credit>,
-        cx: &mut Reading<'_, '_>,
-    ) {
-        while let Some(Checked { shard, piece }) = self.poll() {
-            cx.cx.counters.add(Counter::VerifiedBytes, piece.data.len() as u64);
-            if let Some(pace) = pace {
-                pace.take(piece.data.len());
+    /// Its request has ended: pieces that are not delivered never are.
+    pub(super) fn abandon(&mut self) {
+        self.complete_told = true;
+        self.checking.clear();
+        self.checking_bytes = 0;
+    }
+
+    /// Delivers checked pieces, and gives unchecked ones to verify threads.
+    ///
+    /// # Errors
+    /// A piece that this worker checked itself does not match.
+    pub(super) fn deliver(&mut self, to: &Taker<'_>, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        if self.complete_told {
+            return Ok(());
+        }
+        while let Some((blob, piece)) = self.poll() {
+            if let Some(pace) = to.pace {
+                pace.take(piece.len_bytes());
             }
-            cx.deliver(app, Delivery::Piece { request, shard, piece });
+            if self.checking.is_empty() && piece.is_checked() {
+                self.hand_on(blob, piece.into_checked(), to, cx);
+            } else {
+                self.check(blob, piece, to, cx)?;
+            }
+        }
+        self.deliver_checked(to, cx);
+        Ok(())
+    }
+
+    /// Has a piece checked, by this worker where no verify thread has room. It is delivered after those before it.
+    fn check(
+        &mut self,
+        blob: Blob,
+        piece: UncheckedPiece,
+        to: &Taker<'_>,
+        cx: &mut Reading<'_, '_>,
+    ) -> Result<(), Fault> {
+        let bytes = piece.len_bytes();
+        let pace = TakenPace(to.pace.map(|pace| (pace.clone(), bytes)));
+        let mut next = CheckingPiece { blob, piece: Arc::new(piece), check: None, pace };
+        if !next.piece.is_checked() {
+            let (now, counters, of) = (cx.cx.now, cx.cx.counters, (cx.connection, cx.stream));
+            let checks = cx.cx.checks.as_deref_mut();
+            next.check = checks.and_then(|checks| checks.submit(now, of, &next.piece, counters));
+            if next.check.is_none()
+                && let Err(wrong) = next.piece.check()
+            {
+                // Without this piece, the rest would look complete.
+                self.abandon();
+                return Err(wrong.into());
+            }
+        }
+        self.checking.push_back(next);
+        self.checking_bytes += bytes;
+        Ok(())
+    }
+
+    /// Takes what came of a check. Returns false if nothing waits for it.
+    ///
+    /// # Errors
+    /// The piece does not match.
+    pub(super) fn take_found(&mut self, found: &GroupsFound) -> Result<bool, Fault> {
+        let Some(piece) = self.checking.iter_mut().find(|piece| piece.check == Some(found.number)) else {
+            return Ok(false);
+        };
+        found.found.unwrap_or_else(|| piece.piece.check())?;
+        piece.check = None;
+        Ok(true)
+    }
+
+    /// Delivers the pieces whose checks, and those of all pieces before them, have found them right.
+    fn deliver_checked(&mut self, to: &Taker<'_>, cx: &mut Reading<'_, '_>) {
+        while let Some(CheckingPiece { blob, piece, pace, .. }) =
+            self.checking.pop_front_if(|piece| piece.check.is_none())
+        {
+            self.checking_bytes -= piece.len_bytes();
+            pace.delivered();
+            self.hand_on(blob, Arc::unwrap_or_clone(piece).into_checked(), to, cx);
         }
     }
 
-    /// The next checked piece.
-    fn poll(&mut self) -> Option<Checked> {
-        let (blob, piece) = match self.ready.pop_front() {
-            Some(ready) => ready,
-            None => self.parts.front_mut().and_then(|(blob, decoder)| decoder.poll().map(|p| (*blob, p)))?,
-        };
+    fn hand_on(&self, blob: Blob, piece: VerifiedPiece, to: &Taker<'_>, cx: &mut Reading<'_, '_>) {
+        cx.cx.counters.add(Counter::VerifiedBytes, piece.data.len() as u64);
         let shard = self.sharded.as_ref().map(|set| (set.shard_at(blob, piece.offset), blob));
-        Some(Checked { shard, piece })
+        cx.deliver(to.app, Delivery::Piece { request: to.request, shard, piece });
+    }
+
+    /// The next piece that has arrived.
+    fn poll(&mut self) -> Option<(Blob, UncheckedPiece)> {
+        let next = |(blob, decoder): &mut (Blob, VerifiedDecoder)| {
+            decoder.poll_unchecked().map(|piece| (*blob, piece))
+        };
+        self.ready.pop_front().or_else(|| self.parts.front_mut().and_then(next))
     }
 }

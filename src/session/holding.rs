@@ -1,6 +1,7 @@
 //! What is kept of a stream's bytes, and what the connection's window is charged for it.
 
 use super::flow::{FlowControl, HeldBytes};
+use super::reading::Reading;
 use super::stream::{Role, Stream};
 use crate::record::RecordReader;
 use quinn_proto::{Connection, ReadError, StreamId};
@@ -9,17 +10,31 @@ use quinn_proto::{Connection, ReadError, StreamId};
 const FRAME_COST_BYTES: usize = 256;
 
 impl Stream {
-    /// Charges the connection's window for what is kept of this stream: bytes behind gaps, records that have not arrived whole, and the
-    /// memory of frames that QUIC keeps until the consumer has room. QUIC itself charges their bytes.
+    /// Charges the connection's window for what is kept of this stream: bytes behind gaps, records that have not arrived whole, pieces at verify
+    /// threads, and the memory of frames that QUIC keeps until the consumer has room. QUIC itself charges their bytes.
     #[inline]
     pub(super) fn charge(&mut self, conn: &mut Connection, flow: &mut FlowControl) {
         let record_bytes = self.recv.as_ref().map_or(0, RecordReader::buffered_bytes);
-        let message = if let Role::Messages(messages) = &self.role { messages.waiting_bytes() } else { 0 };
-        let other_bytes = self.order.held_bytes() + message + self.asleep * FRAME_COST_BYTES;
+        let taken = match &self.role {
+            Role::Messages(messages) => messages.waiting_bytes(),
+            Role::Serving(serving) => serving.checking_bytes(),
+            Role::Asking(asking) => asking.checking_bytes(),
+            _ => 0,
+        };
+        let other_bytes = self.order.held_bytes() + taken + self.asleep * FRAME_COST_BYTES;
         let kept = HeldBytes { record_bytes, other_bytes };
         if kept != self.charged {
             flow.holds(std::mem::replace(&mut self.charged, kept), kept);
             flow.charge(conn);
+        }
+    }
+
+    /// Whether the ring of its application takes more messages of this connection.
+    #[inline]
+    pub(super) fn has_place(&self, cx: &mut Reading<'_, '_>) -> bool {
+        match &self.role {
+            Role::Messages(messages) => messages.has_place(cx),
+            _ => true,
         }
     }
 

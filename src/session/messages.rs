@@ -89,7 +89,7 @@ impl Reader for Messages {
         }
         let (app, queue) = take_header(&mut body, self.early, cx)?;
         if self.app != app {
-            self.settle(cx);
+            self.settle(cx)?;
             self.app = app;
         }
         self.deliver(queue, body, cx);
@@ -102,8 +102,9 @@ impl Reader for Messages {
         true
     }
 
-    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         cx.count_untaken(self.app, std::mem::take(&mut self.delivered_bytes));
+        Ok(())
     }
 
     fn on_end(&mut self, at_border: bool, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {

@@ -12,6 +12,7 @@ mod commands;
 mod control;
 mod fault;
 mod flow;
+mod found;
 mod holding;
 mod looks;
 mod messages;
@@ -37,7 +38,9 @@ use crate::limits::{
     ANSWER_LINGER_MS, ANSWERS_BYTES_MAX, ANSWERS_BYTES_MIN, HAVE_BURST, HAVE_RATE_PER_S, HOPS_LEN_MAX,
     REQUESTS_LEN_MAX, ROUTED_ERRORS_MAX, STREAM_ERROR_WINDOW_S,
 };
-use crate::queue::{CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, WorkerPort};
+use crate::queue::{
+    CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, GroupChecks, WorkerPort,
+};
 use crate::quic::transport::Windows;
 use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, Settings};
 use crate::tls::NodeId;
@@ -101,6 +104,8 @@ pub(crate) struct Context<'a> {
     pub(crate) ports: &'a mut [WorkerPort],
     pub(crate) routes: &'a QueueRoutes,
     pub(crate) counters: &'a Counters,
+    /// The verify threads, if there are any.
+    pub(crate) checks: Option<&'a mut GroupChecks>,
     /// Chunks that are shorter than this are copied before they are kept, bytes: a reference to one keeps its whole datagram.
     pub(crate) crumb_bytes: usize,
 }

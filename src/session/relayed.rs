@@ -147,7 +147,7 @@ impl Reader for Relayed {
         }
         self.gathered.push_kept(bytes, crumb_bytes);
         if self.gathered.iter().len() >= RAW_CHUNKS_MAX {
-            self.settle(cx);
+            self.settle(cx)?;
         }
         Ok(None)
     }
@@ -156,15 +156,16 @@ impl Reader for Relayed {
         if self.front.is_some() {
             return Err(Fault::malformed("the stream ends before the request of its HOP"));
         }
-        self.settle(cx);
+        self.settle(cx)?;
         cx.deliver(self.app, Delivery::Ended(self.request, End::Raw));
         Ok(())
     }
 
-    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         if self.front.is_none() && !self.gathered.is_empty() {
             cx.deliver(self.app, Delivery::Raw(self.request, std::mem::take(&mut self.gathered)));
         }
+        Ok(())
     }
 
     fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {

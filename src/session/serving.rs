@@ -1,6 +1,6 @@
 //! A request of the peer: from its first record to its last byte.
 
-use super::body::Body;
+use super::body::{Body, Taker};
 use super::fault::{Fault, unexpected};
 use super::reading::Reading;
 use super::relayed::Relayed;
@@ -87,7 +87,28 @@ impl Serving {
 
     /// Whether every byte of an accepted PUT has arrived.
     pub(super) fn has_payload(&self) -> bool {
-        matches!(&self.state, State::Put { body, accepted: true, .. } if body.is_complete())
+        matches!(&self.state, State::Put { body, accepted: true, .. } if body.has_arrived())
+    }
+
+    /// The body of a PUT.
+    pub(super) fn body(&mut self) -> Option<&mut Body> {
+        match &mut self.state {
+            State::Put { body, .. } => Some(body),
+            State::Opening | State::Asked { .. } => None,
+        }
+    }
+
+    /// The bytes that verify threads check.
+    pub(super) fn checking_bytes(&self) -> usize {
+        if let State::Put { body, .. } = &self.state { body.checking_bytes() } else { 0 }
+    }
+
+    /// Notes that the request has ended, for its application.
+    pub(super) fn close(&mut self) -> bool {
+        if let Some(body) = self.body() {
+            body.abandon();
+        }
+        !std::mem::replace(&mut self.over, true)
     }
 
     fn open(&mut self, kind: RecordType, body: &[u8], cx: &mut Reading<'_, '_>) -> NextRole {
@@ -147,7 +168,8 @@ impl Serving {
                         Relayed::unchecked(app, cx.peer_request(), self.routed, self.counted.take());
                     (app, Some(Box::new(Role::Relayed(relayed))))
                 } else {
-                    self.state = State::Put { app, body: body_of(put)?, accepted: false };
+                    let body = body_of(put)?.checked_by(cx);
+                    self.state = State::Put { app, body, accepted: false };
                     (app, None)
                 }
             }
@@ -217,10 +239,10 @@ impl Reader for Serving {
     }
 
     fn readiness(&self) -> Readiness {
-        if matches!(self.state, State::Put { accepted: false, .. }) {
-            Readiness::Blocked
-        } else {
-            Readiness::Wants
+        match &self.state {
+            State::Put { accepted: false, .. } => Readiness::Blocked,
+            State::Put { body, .. } if body.awaits_checks() => Readiness::Blocked,
+            _ => Readiness::Wants,
         }
     }
 
@@ -228,9 +250,14 @@ impl Reader for Serving {
         self.open(kind, &body.to_bytes(), cx)
     }
 
-    fn on_bytes(&mut self, bytes: Bytes, _cx: &mut Reading<'_, '_>) -> NextRole {
+    fn on_bytes(&mut self, bytes: Bytes, cx: &mut Reading<'_, '_>) -> NextRole {
         match &mut self.state {
-            State::Put { body, accepted: true, .. } => body.push(&bytes).map(|()| None),
+            State::Put { body, accepted: true, .. } => {
+                if body.push(&bytes)? {
+                    self.settle(cx)?;
+                }
+                Ok(None)
+            }
             State::Put { .. } => Err(Fault::malformed("payload bytes before the answer to PUT")),
             // Not even a record that could be skipped: it would pass or not by how the stream is cut.
             _ => Err(Fault::malformed("bytes after the request")),
@@ -246,19 +273,20 @@ impl Reader for Serving {
         }
     }
 
-    fn settle(&mut self, cx: &mut Reading<'_, '_>) {
+    fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         if let State::Put { app, body, accepted } = &mut self.state {
             let request = cx.peer_request();
-            body.deliver(*app, request, None, cx);
+            body.deliver(&Taker { app: *app, request, pace: None }, cx)?;
             if *accepted && body.becomes_complete() {
                 cx.deliver(*app, Delivery::Ended(request, End::Checked));
             }
         }
+        Ok(())
     }
 
     fn fail(&mut self, end: End, cx: &mut Reading<'_, '_>) {
         if let Some(app) = self.app()
-            && !std::mem::replace(&mut self.over, true)
+            && self.close()
         {
             cx.deliver(app, Delivery::Ended(cx.peer_request(), end));
         }
@@ -450,5 +478,23 @@ mod tests {
         let mut stream = bench.bi(false);
         let fault = bench.feed(&mut stream, &record(&super::super::testing::hop())).unwrap_err();
         assert_eq!(fault.code, ErrorCode::NotAuthorized);
+    }
+
+    #[test]
+    fn a_wrong_group_that_finds_no_verify_thread_leaves_its_put_incomplete() {
+        let payload = vec![7; 4 * crate::limits::GROUP_BYTES];
+        let mut bench = Bench::new();
+        bench.checks = crate::queue::check_rings(1, 1).0.pop(); // Its thread has ended.
+        let mut stream = bench.bi(false);
+        let descriptor = Descriptor::plain(Token::of(&payload), payload.len() as u64).unwrap();
+        let put = Put { queue: QUEUE, lease_s: 60, descriptor, lanes: None };
+        bench.feed(&mut stream, &record(&put)).unwrap();
+        accept(&mut stream);
+        bench.delivered();
+        let mut encoded = encoding(&payload).concat();
+        *encoded.last_mut().unwrap() ^= 1;
+        assert_eq!(bench.feed(&mut stream, &encoded).unwrap_err().code, ErrorCode::BadProof);
+        bench.settle(&mut stream);
+        assert!(bench.delivered().is_empty(), "neither pieces behind it nor an end");
     }
 }

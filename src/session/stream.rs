@@ -187,7 +187,9 @@ pub(super) trait Reader {
     fn on_end(&mut self, at_border: bool, cx: &mut Reading<'_, '_>) -> Result<(), Fault>;
 
     /// After a reading: delivers the collected chunks.
-    fn settle(&mut self, _cx: &mut Reading<'_, '_>) {}
+    fn settle(&mut self, _cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        Ok(())
+    }
 
     /// Tells the application of the request's end, if it knows the request and not its end.
     fn fail(&mut self, _end: End, _cx: &mut Reading<'_, '_>) {}
@@ -261,7 +263,7 @@ impl Role {
     /// sent.
     pub(super) fn close(&mut self) {
         match self {
-            Self::Serving(serving) => serving.over = true,
+            Self::Serving(serving) => drop(serving.close()),
             Self::Relayed(relayed) if !relayed.request.is_local() => relayed.over = true,
             _ => {}
         }
@@ -350,8 +352,11 @@ impl Stream {
         if cx.flow.has_gaps() {
             self.order.take_apart();
         }
-        let (end, worked) = self.read_arrived(conn, id, cx);
-        self.settle(cx);
+        let (mut end, worked) = self.read_arrived(conn, id, cx);
+        if let Err(fault) = self.settle(cx) {
+            end = ReadEnd::Fault(fault);
+        }
+        self.charge(conn, cx.flow);
         if worked || !matches!(end, ReadEnd::Blocked | ReadEnd::Later | ReadEnd::Paused) {
             self.frames = 0;
         } else if matches!(end, ReadEnd::Later) || self.readiness(cx.cx.ports) != Readiness::Wants {
@@ -388,17 +393,7 @@ impl Stream {
         };
         self.asleep = 0;
         cx.flow.taken(conn, self.order.taken_bytes() - before);
-        self.charge(conn, cx.flow);
         read
-    }
-
-    /// Whether the ring of its application takes more messages of this connection.
-    #[inline]
-    fn has_place(&self, cx: &mut Reading<'_, '_>) -> bool {
-        match &self.role {
-            Role::Messages(messages) => messages.has_place(cx),
-            _ => true,
-        }
     }
 
     /// Reads the bytes that may be read, in order. `chunks` is `None` if QUIC has given every byte.
@@ -434,8 +429,8 @@ impl Stream {
     }
 
     /// Delivers the chunks collected in a reading, in as few deliveries as possible.
-    pub(super) fn settle(&mut self, cx: &mut Reading<'_, '_>) {
-        of_role!(&mut self.role, role => role.settle(cx), writing => {});
+    pub(super) fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
+        of_role!(&mut self.role, role => role.settle(cx), writing => Ok(()))
     }
 
     /// Takes the next bytes of the stream.

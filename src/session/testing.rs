@@ -9,7 +9,9 @@ use super::{Context, PeerState, QueueRoutes};
 use crate::counters::Counters;
 use crate::hop::{Hops, Policy, Transit};
 use crate::limits::DELIVERY_RING_LEN;
-use crate::queue::{AppPort, CloseReason, ConnectionId, Credit, Delivery, End, Sleeper, WorkerPort, rings};
+use crate::queue::{
+    AppPort, CloseReason, ConnectionId, Credit, Delivery, End, GroupChecks, Sleeper, WorkerPort, rings,
+};
 use crate::quic::transport::Windows;
 use crate::record::{ErrorRecord, Hop, Record};
 use crate::session::control::Opening;
@@ -32,6 +34,7 @@ pub(super) struct Bench {
     pub(super) ports: Vec<WorkerPort>,
     pub(super) peer: PeerState,
     pub(super) leaving: bool,
+    pub(super) checks: Option<GroupChecks>,
     app: AppPort,
     routes: QueueRoutes,
     counters: Counters,
@@ -52,6 +55,7 @@ impl Bench {
             ports: vec![worker],
             peer: PeerState::new(),
             leaving: false,
+            checks: None,
             app,
             routes,
             counters: Counters::default(),
@@ -87,6 +91,7 @@ impl Bench {
             ports: &mut self.ports,
             routes: &self.routes,
             counters: &self.counters,
+            checks: self.checks.as_mut(),
             crumb_bytes: 0,
         };
         act(&mut Reading {
@@ -109,7 +114,7 @@ impl Bench {
     }
 
     pub(super) fn settle(&mut self, stream: &mut Stream) {
-        self.with(|cx| stream.settle(cx));
+        self.with(|cx| stream.settle(cx)).unwrap();
     }
 
     pub(super) fn end(&mut self, stream: &mut Stream) -> Result<(), Fault> {

@@ -1,10 +1,10 @@
 //! Checks a verified encoding as it arrives.
 
+use super::piece::{Proof, UncheckedPiece, VerifiedPiece, VerifyError};
 use super::walk::{Step, Walk};
-use super::{PAIR_BYTES, RangesError, Selection, Token, hash_pair, hash_subtree, split_pair};
-use crate::error_code::ErrorCode;
+use super::{PAIR_BYTES, Selection, Token, hash_pair, hash_subtree, split_pair};
 use crate::limits::GROUP_BYTES;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -16,54 +16,6 @@ const ARENA_BYTES: usize = 1 << 18;
 const SPENT_ARENAS_LEN: usize = 3;
 /// The longest piece, bytes.
 const PIECE_BYTES_MAX: usize = ARENA_BYTES;
-
-/// A checked hash pair and its place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proof {
-    /// Its number in pre-order: its place in the outboard is byte `64 * index`.
-    pub index: u64,
-    /// Left hash, right hash.
-    pub pair: [u8; PAIR_BYTES],
-}
-
-/// Payload bytes that match the token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifiedPiece {
-    /// Its place in the payload, bytes. A multiple of 16 KiB.
-    pub offset: u64,
-    /// Whole groups, at most 256 KiB.
-    pub data: Bytes,
-    /// Hash pairs checked since the previous piece, in pre-order.
-    pub proofs: Vec<Proof>,
-}
-
-/// Why a verified encoding was refused. The decoder then takes no more bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum VerifyError {
-    /// A group or a hash pair that does not match the token.
-    #[error("the bytes at payload offset {offset} do not match the token")]
-    Proof {
-        /// The first payload byte below the bad group or pair.
-        offset: u64,
-    },
-    /// Bytes after the last group.
-    #[error("{0} bytes after the end of the verified encoding")]
-    Excess(usize),
-    /// Ranges outside the payload, or a payload past 2^50 bytes.
-    #[error(transparent)]
-    Ranges(#[from] RangesError),
-}
-
-impl VerifyError {
-    /// The error code for the peer (protocol §9).
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            Self::Proof { .. } => ErrorCode::BadProof,
-            Self::Excess(_) => ErrorCode::Malformed,
-            Self::Ranges(_) => ErrorCode::BadRange,
-        }
-    }
-}
 
 /// Takes the verified encoding of some groups of a payload in chunks of any size and gives the payload bytes
 /// that match the token, group by group.
@@ -81,7 +33,7 @@ pub struct VerifiedDecoder {
     promised: SmallVec<[[u8; 32]; 16]>,
     pair: [u8; PAIR_BYTES],
     pair_len: usize,
-    /// Checked groups of one run, then the group being filled.
+    /// Whole groups of one run, then the group being filled.
     arena: BytesMut,
     /// The size of the next arena, bytes.
     arena_bytes: usize,
@@ -89,8 +41,12 @@ pub struct VerifiedDecoder {
     checked_len: usize,
     checked_offset: u64,
     proofs: Vec<Proof>,
-    ready: VecDeque<VerifiedPiece>,
-    /// Payload bytes not checked yet.
+    ready: VecDeque<UncheckedPiece>,
+    /// Whether whole groups are left unchecked.
+    defers: bool,
+    /// The hashes of the first groups of the run that are not checked.
+    expected: Vec<[u8; 32]>,
+    /// Payload bytes that have not arrived in whole groups yet.
     left_bytes: u64,
     failed: Option<VerifyError>,
 }
@@ -117,6 +73,8 @@ impl VerifiedDecoder {
             checked_offset: 0,
             proofs: Vec::new(),
             ready: VecDeque::new(),
+            defers: false,
+            expected: Vec::new(),
             left_bytes,
             failed: None,
         };
@@ -132,6 +90,14 @@ impl VerifiedDecoder {
     #[must_use]
     pub fn with_cut(mut self, cut_bytes: u64) -> Self {
         self.cut_bytes = cut_bytes.max(1);
+        self
+    }
+
+    /// Leaves groups of 16 KiB unchecked for [`VerifiedDecoder::poll_unchecked`]: another thread may check them. Pairs, a payload of one group, and a
+    /// shorter last group are checked as they arrive. Call it before the first byte is pushed.
+    #[must_use]
+    pub fn deferring(mut self, defers: bool) -> Self {
+        self.defers = defers;
         self
     }
 
@@ -196,18 +162,28 @@ impl VerifiedDecoder {
     /// The next run of checked groups. A poll after each chunk gives single groups. A poll after each burst
     /// gives runs, which cost less downstream.
     pub fn poll(&mut self) -> Option<VerifiedPiece> {
+        let piece = self.poll_unchecked()?;
+        if let Err(error) = piece.check() {
+            self.failed = Some(error);
+            return None;
+        }
+        Some(piece.into_checked())
+    }
+
+    /// The next run of groups, of which some may be unchecked if this decoder is [deferring](VerifiedDecoder::deferring).
+    pub fn poll_unchecked(&mut self) -> Option<UncheckedPiece> {
         if self.ready.is_empty() {
             self.cut();
         }
         self.ready.pop_front()
     }
 
-    /// Whether every selected byte was checked. Pieces may still wait to be polled.
+    /// Whether every selected byte was checked, or has arrived if this decoder is deferring. Pieces may still wait to be polled.
     pub fn is_complete(&self) -> bool {
         self.next.is_none() && self.failed.is_none()
     }
 
-    /// Payload bytes not checked yet.
+    /// Payload bytes that have not arrived in whole groups yet.
     pub fn left_bytes(&self) -> u64 {
         self.left_bytes
     }
@@ -237,7 +213,10 @@ impl VerifiedDecoder {
 
     fn check_group(&mut self, offset: u64, is_root: bool) -> Result<(), VerifyError> {
         let group = &self.arena[self.checked_len..];
-        if self.promised.pop() != Some(hash_subtree(offset, group, is_root)) {
+        let promised = self.promised.pop();
+        if let Some(expected) = promised.filter(|_| self.defers && !is_root && group.len() == GROUP_BYTES) {
+            self.expected.push(expected);
+        } else if promised != Some(hash_subtree(offset, group, is_root)) {
             return Err(VerifyError::Proof { offset });
         }
         self.left_bytes -= group.len() as u64;
@@ -294,7 +273,8 @@ impl VerifiedDecoder {
         let offset = self.checked_offset;
         self.checked_offset += self.checked_len as u64;
         self.checked_len = 0;
-        self.ready.push_back(VerifiedPiece { offset, data, proofs: std::mem::take(&mut self.proofs) });
+        let piece = VerifiedPiece { offset, data, proofs: std::mem::take(&mut self.proofs) };
+        self.ready.push_back(UncheckedPiece::new(piece, std::mem::take(&mut self.expected)));
     }
 }
 

@@ -8,15 +8,17 @@ mod decoder;
 mod encoder;
 mod hasher;
 mod outboard;
+mod piece;
 mod ranges;
 mod selection;
 mod set;
 mod walk;
 
-pub use decoder::{Proof, VerifiedDecoder, VerifiedPiece, VerifyError};
+pub use decoder::VerifiedDecoder;
 pub use encoder::{EncodedPiece, VerifiedEncoder};
 pub use hasher::OutboardHasher;
 pub use outboard::{Outboard, OutboardBuilder, OutboardError, ReadPairs, outboard_bytes};
+pub use piece::{Proof, UncheckedPiece, VerifiedPiece, VerifyError};
 pub use ranges::{Ranges, RangesError};
 pub use selection::{LaneGroups, Selection};
 pub use set::{AnyToken, SetToken};

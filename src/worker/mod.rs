@@ -27,6 +27,7 @@ mod successor;
 mod transmit;
 mod unreachable;
 mod unsettled;
+mod verifying;
 mod view;
 mod windows;
 
@@ -35,13 +36,14 @@ pub use gateways::PeerGateway;
 pub use node_seats::NodeSeats;
 pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};
 pub(crate) use successor::{catch, message};
+pub(crate) use verifying::check_groups;
 pub use view::{ConnectionView, Gauges};
 
 use crate::application::Application;
 use crate::counters::Counter;
 use crate::datagram::Network;
 use crate::limits::RESET_INTERVAL_US;
-use crate::queue::{AppPort, Sleeper, Waker, WorkerPort, rings};
+use crate::queue::{AppPort, GroupChecks, Sleeper, Waker, WorkerPort, rings};
 use crate::quic::cid::WorkerCids;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
@@ -92,15 +94,17 @@ struct Desk {
     shared: Arc<NodeShared>,
     status: Arc<WorkerStatus>,
     ports: Vec<WorkerPort>,
+    /// The verify threads, if there are any.
+    checks: Option<GroupChecks>,
     /// See [`Context::crumb_bytes`].
     crumb_bytes: usize,
 }
 
 impl Desk {
     fn cx(&mut self, now: Instant) -> Context<'_> {
-        let Self { shared, status, ports, crumb_bytes } = self;
-        let crumb_bytes = *crumb_bytes;
-        Context { now, ports, routes: &shared.routes, counters: &status.counters, crumb_bytes }
+        let Self { shared, status, ports, checks, crumb_bytes } = self;
+        let (checks, crumb_bytes) = (checks.as_mut(), *crumb_bytes);
+        Context { now, ports, routes: &shared.routes, counters: &status.counters, checks, crumb_bytes }
     }
 }
 
@@ -164,7 +168,7 @@ impl<N: Network> Worker<N> {
         });
         let core = Core {
             index,
-            desk: Desk { shared, status: Arc::default(), ports: Vec::new(), crumb_bytes: 0 },
+            desk: Desk { shared, status: Arc::default(), ports: Vec::new(), checks: None, crumb_bytes: 0 },
             endpoint: Endpoint::new(
                 Arc::new(endpoint),
                 server.as_ref().map(|server| server.v4.clone()),
@@ -213,6 +217,11 @@ impl<N: Network> Worker<N> {
         now: Instant,
     ) {
         self.core.gateways = PeerGateways::new(peer_gateways, connections_max, now);
+    }
+
+    /// Has verify threads check groups of 16 KiB, where they have room.
+    pub fn set_checks(&mut self, checks: GroupChecks) {
+        self.core.desk.checks = Some(checks);
     }
 
     /// Adds the next application, whose own thread uses the returned port. Applications are numbered in the order in which
@@ -270,6 +279,7 @@ impl<N: Network> Worker<N> {
         worked |= core.take_handovers(now);
         worked |= core.begin_handshakes(now);
         worked |= core.dial_peer_gateways(now);
+        worked |= core.take_found(now);
         // Read records, route to the rings.
         worked |= core.read(now);
         // Drain applications.
@@ -311,6 +321,7 @@ impl<N: Network> Worker<N> {
             self.core.unsettled.poll_timeout(),
             self.network.poll_timeout(),
             self.core.gateways_timeout(),
+            self.core.desk.checks.as_ref().and_then(GroupChecks::poll_timeout),
             self.core.survey_timeout(),
         ];
         inline.chain(others.into_iter().flatten()).min()
@@ -332,7 +343,7 @@ impl<N: Network> Worker<N> {
         core.idle_turns = core.idle_turns.saturating_add(1);
         if core.idle == Idle::Spin || core.idle_turns < IDLE_YIELD_TURNS {
             std::hint::spin_loop();
-        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.connections.is_idle() {
+        } else if core.idle_turns < IDLE_SLEEP_TURNS || !core.connections.is_idle() || core.awaits_checks() {
             std::thread::yield_now();
         } else {
             let due = self.poll_timeout().map_or(Duration::MAX, |at| at.saturating_duration_since(now));

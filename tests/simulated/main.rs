@@ -36,5 +36,6 @@ mod tokens;
 mod transfers;
 mod unreachable;
 mod unsettled;
+mod verifying;
 mod wide;
 mod windows;

@@ -29,11 +29,19 @@ impl ConfigCheck<'_> {
                 format!("{} cores for {count} workers; name one core each, or none", workers.cores.len());
             return Err(self.value("workers.cores", fix));
         }
-        let mut sorted = workers.cores.clone();
+        let (threads, verify_cores) = (usize::from(workers.verify_threads), workers.verify_cores.len());
+        if verify_cores != 0 && verify_cores != threads {
+            let fix =
+                format!("{verify_cores} cores for {threads} verify threads; name one core each, or none");
+            return Err(self.value("workers.verify_cores", fix));
+        }
+        let mut sorted = [&workers.cores[..], &workers.verify_cores[..]].concat();
         sorted.sort_unstable();
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(self
-                .value("workers.cores", format!("core {} is named twice; a worker needs its own", pair[0])));
+            return Err(self.value(
+                "workers.cores",
+                format!("core {} is named twice; a worker or verify thread needs its own", pair[0]),
+            ));
         }
         Ok(())
     }

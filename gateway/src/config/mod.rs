@@ -26,6 +26,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use stoq::names::GatewayAddress;
 use stoq::network::{DpdkConfig, NetworkConfig};
+use stoq::node::VerifyThreads;
 use stoq::quic::transport::QuicConfig;
 use stoq::worker::Idle;
 use tagged::{section, tagged};
@@ -189,13 +190,25 @@ pub struct WorkersConfig {
     pub count: u16,
     /// The core of each, in order; if empty, workers are not pinned.
     pub cores: Vec<usize>,
-    /// How an idle worker waits.
+    /// How an idle worker waits, and an idle verify thread.
     pub idle: Idle,
+    /// Threads that check payloads for the workers.
+    pub verify_threads: u16,
+    /// The core of each, in order; if empty, verify threads are not pinned.
+    pub verify_cores: Vec<usize>,
 }
 
 impl Default for WorkersConfig {
     fn default() -> Self {
-        Self { count: 1, cores: Vec::new(), idle: Idle::Adaptive }
+        let idle = Idle::Adaptive;
+        Self { count: 1, cores: Vec::new(), idle, verify_threads: 0, verify_cores: Vec::new() }
+    }
+}
+
+impl WorkersConfig {
+    /// The verify threads.
+    pub fn verify(&self) -> VerifyThreads {
+        VerifyThreads { count: self.verify_threads.into(), cores: self.verify_cores.clone() }
     }
 }
 

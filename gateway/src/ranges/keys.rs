@@ -4,7 +4,8 @@ use super::{Range, whole};
 use stoq::limits::{
     CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX,
     PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SPAN_S_MAX, STORE_BYTES_MAX,
-    STORE_ENTRIES_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
+    STORE_ENTRIES_LEN_MAX, VERIFY_THREADS_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX,
+    WINDOW_BYTES_MIN, WORKERS_MAX,
 };
 use toml::Value;
 
@@ -43,6 +44,20 @@ pub const KEYS: &[Range] = &[
     ),
     whole(
         "workers.cores",
+        (0, CORES_MAX as u64 - 1),
+        "",
+        "cores are counted from 0",
+        "the kernel's sets of cores hold no more",
+    ),
+    whole(
+        "workers.verify_threads",
+        (0, VERIFY_THREADS_LEN_MAX as u64),
+        "threads",
+        "a number of threads is not negative",
+        "workers keep fewer busy",
+    ),
+    whole(
+        "workers.verify_cores",
         (0, CORES_MAX as u64 - 1),
         "",
         "cores are counted from 0",

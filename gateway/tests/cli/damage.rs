@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use stoq_gateway::admin::client::Remote;
 use stoq_gateway::admin::text::parse;
 
-fn kept(site: &Site, kind: &str) -> PathBuf {
+/// The files of this kind that the store keeps.
+pub(crate) fn kept(site: &Site, kind: &str) -> Vec<PathBuf> {
     let is_kind = |path: &PathBuf| path.extension().is_some_and(|extension| extension == kind);
-    site.kept().0.into_iter().find(is_kind).unwrap()
+    site.kept().0.into_iter().filter(is_kind).collect()
 }
 
-fn flip(path: &PathBuf, at: usize) {
+/// Inverts a bit of a file.
+pub(crate) fn flip(path: &PathBuf, at: usize) {
     let mut bytes = std::fs::read(path).unwrap();
     bytes[at] ^= 1;
     std::fs::write(path, bytes).unwrap();
@@ -26,7 +28,7 @@ fn damage_at_rest_is_found_reported_and_repaired_by_a_put() {
     let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
     let (file, token) = site.file("file", 8 << 20);
     run(site.client("put").arg(&file), 0);
-    flip(&kept(&site, "blob"), 3 << 20);
+    flip(&kept(&site, "blob")[0], 3 << 20);
     // The client of a get finds the damage, and so the gateway learns of it.
     let (_, error) = run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 1);
     assert!(error.contains("bad proof"), "{error}");
@@ -59,7 +61,7 @@ fn damage_at_rest_is_found_reported_and_repaired_by_a_put() {
         run(site.client("get").arg(&token).arg("-o").arg(&copy), 0);
         assert!(std::fs::read(&copy).unwrap() == std::fs::read(&file).unwrap());
         if round == 0 {
-            flip(&kept(&site, "blob"), 8 << 19);
+            flip(&kept(&site, "blob")[0], 8 << 19);
         }
     }
     assert_eq!(std::fs::read_dir(site.store.join("damaged")).unwrap().count(), 6);
@@ -73,7 +75,7 @@ fn a_restart_restores_an_outboard_and_names_the_files_set_aside() {
     run(site.client("put").arg(&file), 0);
     gateway.process.signal(Signal::TERM);
     gateway.process.end();
-    std::fs::write(kept(&site, "obao"), b"").unwrap();
+    std::fs::write(&kept(&site, "obao")[0], b"").unwrap();
     let mut gateway = site.start();
     run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);
     assert!(std::fs::read(site.path("copy")).unwrap() == std::fs::read(&file).unwrap());
@@ -81,7 +83,7 @@ fn a_restart_restores_an_outboard_and_names_the_files_set_aside() {
     gateway.process.end();
     let log = gateway.process.log();
     assert!(log.contains("made whole again") && log.contains(&token), "{log}");
-    std::fs::write(kept(&site, "blob"), b"").unwrap();
+    std::fs::write(&kept(&site, "blob")[0], b"").unwrap();
     let mut gateway = site.start();
     run(site.client("get").arg(&token).arg("-o").arg(site.path("other")), 1);
     gateway.process.signal(Signal::TERM);

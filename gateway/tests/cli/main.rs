@@ -33,4 +33,5 @@ mod ports;
 mod spread;
 mod streams;
 mod tools;
+mod verify;
 mod wide;

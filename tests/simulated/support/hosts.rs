@@ -5,6 +5,7 @@ use super::identities::{gateway_identity, gateway_node, identities, trust};
 use super::liar::Liar;
 use super::nic::{Attached, shares};
 use super::told::{Teller, Told};
+use super::verifier::Verifier;
 use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,6 +20,7 @@ use stoq::hop::{Hops, Policy};
 use stoq::neighbor::exchange::exchange;
 use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
+use stoq::queue::check_rings;
 use stoq::relay::Relay;
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::send_limit::LimitTimes;
@@ -83,6 +85,8 @@ pub(crate) struct ApplicationHost {
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
     /// Whether its process has died: its workers are not turned.
     pub(crate) dead: bool,
+    /// The verify thread of its workers, if they have one.
+    pub(crate) verifier: Option<Verifier>,
     /// What the work of each worker costs; none: nothing.
     work: Vec<Option<Work>>,
 }
@@ -105,7 +109,15 @@ impl ApplicationHost {
             *busy_until = now + sum.saturating_sub(*charged);
             *charged = sum;
         }
-        worked
+        worked | self.verifier.as_mut().is_some_and(|verifier| verifier.turn(now))
+    }
+
+    /// Has groups checked as by a verify thread, which takes up to this long for each piece.
+    #[allow(dead_code, reason = "not every suite has verify threads")]
+    pub(crate) fn verify(&mut self, seed: u64, delay_max: Duration) {
+        let (checks, mut queues) = check_rings(self.workers.len(), 1);
+        self.workers.iter_mut().zip(checks).for_each(|(worker, checks)| worker.set_checks(checks));
+        self.verifier = queues.pop().map(|queue| Verifier::new(queue, seed, delay_max));
     }
 
     /// Lets its work take time from now on.
@@ -121,7 +133,8 @@ impl ApplicationHost {
             Some(work) if now < work.busy_until => Some(work.busy_until),
             _ => worker.poll_timeout().into_iter().chain(caller.poll_timeout()).min(),
         });
-        due.min().filter(|_| !self.dead)
+        let checks = self.verifier.as_ref().and_then(Verifier::poll_timeout);
+        due.chain(checks).min().filter(|_| !self.dead)
     }
 
     /// A counter, summed over the workers.
@@ -357,5 +370,5 @@ fn host(
         workers.push(worker);
     }
     let work = workers.iter().map(|_| None).collect();
-    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false, work }
+    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false, verifier: None, work }
 }

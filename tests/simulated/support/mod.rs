@@ -14,6 +14,7 @@ mod nic;
 pub(crate) mod raw;
 pub(crate) mod tap;
 pub(crate) mod told;
+mod verifier;
 
 pub(crate) use data::{files, payload};
 #[allow(unused_imports, reason = "the gateway's tests charge work")]
