@@ -82,6 +82,10 @@ VARIANTS = [
         ("handshakes-resumed", "sessions resumed, handshakes a second", "handshakes_per_s"),
     )[:count]
 ]
+VARIANTS += [
+    (f"verified-{row}", row, f"{row[:3]}, checked and dropped, MTU {row[4:]}, by a verify thread", "gbit_per_s")
+    for row in ("put-1500", "get-1500", "put-9000", "get-9000")
+]
 NAMED = [
     *((row, f"{name}, {c} x {s}, MTU {mtu}") for row, name, mtu, c, s in MEMIF),
     *((row, f"{name}, MTU {row.split('-')[1]}") for row, name in CEILINGS),

@@ -97,6 +97,7 @@ class Rows(Bench):
         variant, _, base = row.partition("-")
         self.built = self / "plain" if variant == "plain" else self.bin
         self.udp_checksum = variant != "unsummed"
+        self.verifies = variant == "verified"
         for log in "gateway.log", "client.log":
             (self / log).write_text("")
         try:
@@ -104,7 +105,7 @@ class Rows(Bench):
                 if parse(row):
                     Wan(self, row, number).measure()
                 else:
-                    self.measure(base if variant in ("plain", "unsummed") else row)
+                    self.measure(base if variant in ("plain", "unsummed", "verified") else row)
         except (Absent, Overrun) as reason:
             # Neither a figure nor a fault: what is said of it goes with the figures.
             kind = "absent" if isinstance(reason, Absent) else "thrown away"

@@ -26,7 +26,7 @@ WAN = DOCS / "wan.json"
 
 def memif_mtu(row):
     """The MTU of memif in a row; none of another wire."""
-    row = row.removeprefix("plain-").removeprefix("unsummed-")
+    row = row.removeprefix("plain-").removeprefix("unsummed-").removeprefix("verified-")
     if row.startswith("quic-") or parse(row):
         return None
     if row in PLAIN_MEMIF or row.startswith("handshakes-"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness import ECHO, Failed, Scene, dpdk, run, seed
 from results import PEERS
 
-GATEWAY_CORE, CLIENT_CORE = 1, 0
+GATEWAY_CORE, CLIENT_CORE, VERIFY_CORE = 1, 0, 2
 GATEWAY, CLIENT = "10.77.0.1", "10.77.0.2"
 PORT = 4433
 #: Of the DPDK of one process, MiB.
@@ -148,6 +148,7 @@ class Bench(Scene):
         super().__init__(name, "/dev/shm")
         self.out = Path(out)
         self.udp_checksum = True
+        self.verifies = False
 
     def __enter__(self):
         super().__enter__()
@@ -188,7 +189,13 @@ class Bench(Scene):
     def side(self, name, peer, core, idle, initial_mtu):
         """What every configuration has."""
         quic = {"initial_udp_payload_bytes": initial_mtu, **QUIC}
-        return {"workers": {"cores": [core], "idle": idle}, **self.who(name, peer), "quic": quic}
+        workers = {"cores": [core], "idle": idle}
+        if self.verifies:
+            # Without a third core the verify thread has the other side's, which must then yield it.
+            other = CLIENT_CORE if core == GATEWAY_CORE else GATEWAY_CORE
+            verify_core = VERIFY_CORE if os.cpu_count() > VERIFY_CORE else other
+            workers |= {"idle": "adaptive", "verify_threads": 1, "verify_cores": [verify_core]}
+        return {"workers": workers, **self.who(name, peer), "quic": quic}
 
     def port(self, device, address, mtu):
         return dpdk(device, f"{address}/24", mtu=mtu, udp_checksum=self.udp_checksum, memory_mib=DPDK_MIB)

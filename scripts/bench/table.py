@@ -30,6 +30,8 @@ RATIOS = [
     ("goodput: get checked / unchecked, MTU 9000", "get-9000", "get-unchecked-9000", "gbit_per_s"),
     ("goodput: put checked / unchecked, MTU 9000", "put-9000", "put-unchecked-9000", "gbit_per_s"),
     ("goodput: put checked / messages", "put-1500", "message-1500", "gbit_per_s"),
+    ("goodput: put checked by a verify thread / messages", "verified-put-1500", "message-1500", "gbit_per_s"),
+    ("goodput: get checked by a verify thread / messages", "verified-get-1500", "message-1500", "gbit_per_s"),
     ("goodput: get checked / messages", "get-1500", "message-1500", "gbit_per_s"),
     ("goodput: messages, 16 connections / 1", "message-1500-c16", "message-1500", "gbit_per_s"),
     ("goodput: messages, 256 connections / 1", "message-1500-c256", "message-1500", "gbit_per_s"),
