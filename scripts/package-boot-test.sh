@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Tests the package on a Debian that systemd has booted, in a container of systemd-nspawn: docs/operations.md step by step on kernel sockets, the
 # unit's start, reload, failures and stop, an upgrade under a running gateway, a reboot, a purge. Puts and gets come from outside. Needs root.
-# A container has no udev: scripts/pci-test.sh has the devices.
+# A container has no udev: the same Debian then boots in QEMU, where the package is installed beside a NIC of vfio-pci.
 #
-# STOQ_BASE and STOQ_BUILT: see scripts/package-test.sh.
+# STOQ_BASE and STOQ_BUILT: see scripts/package-test.sh. STOQ_KERNEL: see scripts/pci-test.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 need_root "it boots a container"
 needed
-install "${BOOT_PACKAGES[@]}"
+install "${BOOT_PACKAGES[@]}" "${PCI_PACKAGES[@]}"
 need_containers
+need_taps
 needed
+guest_kernel
 
 package=$(scripts/package.sh)
 dir=$(mktemp -d /tmp/stoq-boot.XXXXXX)
@@ -31,7 +33,7 @@ cp "$package" "$root/root/stoq.deb"
 say "a Debian with systemd, and the packages that stoq needs, fetched and not installed"
 {
     in_root apt-get update -qq
-    in_root apt-get install -y -qq --no-install-recommends systemd-sysv dbus
+    in_root apt-get install -y -qq --no-install-recommends systemd-sysv dbus udev kmod
     in_root apt-get install -y -qq --no-install-recommends --download-only /root/stoq.deb
 } >"$dir/apt.log" 2>&1 || { tail -n 30 "$dir/apt.log" >&2; die "no Debian with systemd"; }
 rm "$root/usr/sbin/policy-rc.d"
@@ -151,4 +153,12 @@ pid=$(unit MainPID)
 inside dpkg --purge stoq >>"$dir/apt.log" 2>&1
 ! inside kill -0 "$pid" 2>/dev/null || die "the gateway runs on without its package"
 [ -e "$root/etc/stoq/gateway.key" ] || die "a purge took the identity"
+say "a NIC is the gateway's, by udev"
+inside systemctl poweroff
+wait "$nspawn" || true
+nspawn=
+in_root userdel stoq
+rm -rf --one-file-system "$root"/var/cache/apt "$root"/var/lib/apt/lists "$root"/usr/share/{doc,locale,man}
+take_built
+STOQ_BUILT=$built PYTHONPATH=scripts PYTHONDONTWRITEBYTECODE=1 python3 scripts/harness/udev.py "$root" /root/stoq.deb
 say "$(basename "$package") runs under systemd as the manual says"

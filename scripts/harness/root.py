@@ -22,11 +22,43 @@ def needed_by(files):
     return {Path(found) for found in re.findall(r"(?:=> |^\t)(/\S+)", said, re.MULTILINE)}
 
 
-class Root:
+class Tree:
+    """A tree of files that becomes a guest's root."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def add_modules(self, kernel, modules):
+        """The kernel's modules of these names, with those that they need."""
+        version = next((kernel / "lib/modules").iterdir()).name
+        within = self.at / "lib/modules" / version
+        within.mkdir(parents=True)
+        run("depmod", "-b", kernel, version)
+        for index in (kernel / "lib/modules" / version).glob("modules.[bo]*"):
+            shutil.copy(index, within)
+        for module in modules:
+            for line in run("modprobe", "-d", kernel, "-S", version, "--show-depends", module).splitlines():
+                if line.startswith("insmod"):
+                    source = Path(line.split()[1])
+                    to = self.at / "lib/modules" / str(source).split("/lib/modules/")[1]
+                    to.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, to)
+        run("depmod", "-b", self.at, version)
+
+    def pack(self, init, archive):
+        """Writes the tree, with this program for the kernel to start, to an archive."""
+        (self.at / "init").write_text(init)
+        (self.at / "init").chmod(0o755)
+        compress = "| gzip -9" if archive.suffix == ".gz" else ""
+        run("sh", "-c", f"cd {self.at} && find . | cpio -o -H newc -R 0:0 --quiet {compress} >{archive}")
+        return archive
+
+
+class Root(Tree):
     """A tree with busybox, the gateway, DPDK's drivers by name, and further programs with the libraries of all of them."""
 
     def __init__(self, at, gateway, drivers, programs, applets=None):
-        self.at = at
+        super().__init__(at)
         for each in DIRECTORIES:
             (at / each).mkdir(parents=True)
         for link, place in LINKS.items():
@@ -60,28 +92,3 @@ class Root:
             to.parent.mkdir(parents=True, exist_ok=True)
             if not os.path.lexists(to):
                 shutil.copy(library, to)
-
-    def add_modules(self, kernel, modules):
-        """The kernel's modules of these names, with those that they need."""
-        version = next((kernel / "lib/modules").iterdir()).name
-        within = self.at / "lib/modules" / version
-        within.mkdir(parents=True)
-        run("depmod", "-b", kernel, version)
-        for index in (kernel / "lib/modules" / version).glob("modules.[bo]*"):
-            shutil.copy(index, within)
-        for module in modules:
-            for line in run("modprobe", "-d", kernel, "-S", version, "--show-depends", module).splitlines():
-                if line.startswith("insmod"):
-                    source = Path(line.split()[1])
-                    to = self.at / "lib/modules" / str(source).split("/lib/modules/")[1]
-                    to.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(source, to)
-        run("depmod", "-b", self.at, version)
-
-    def pack(self, init, archive):
-        """Writes the tree, with this program for the kernel to start, to an archive."""
-        (self.at / "init").write_text(init)
-        (self.at / "init").chmod(0o755)
-        compress = "| gzip -9" if archive.suffix == ".gz" else ""
-        run("sh", "-c", f"cd {self.at} && find . | cpio -o -H newc -R 0:0 --quiet {compress} >{archive}")
-        return archive
