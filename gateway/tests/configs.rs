@@ -234,11 +234,8 @@ const NODE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// A gateway's file with this number.
 fn with_number(name: &str, value: &str) -> String {
     let (section, key) = name.split_once('.').unwrap();
-    let value = if ["workers.cores", "workers.verify_cores", "application.queues"].contains(&name) {
-        format!("[{value}]")
-    } else {
-        value.to_owned()
-    };
+    let is_list = ["workers.cores", "workers.verify_cores", "application.queues"].contains(&name);
+    let value = if is_list { format!("[{value}]") } else { value.to_owned() };
     match section {
         "network" if key == "buffer_bytes" => {
             GATEWAY.replace("[network]", &format!("[network]\n{key} = {value}"))
