@@ -4,6 +4,8 @@
 #[path = "../../tests/simulated/support/mod.rs"]
 mod support;
 
+#[path = "../../tests/forged/mod.rs"]
+mod forged;
 #[path = "memory/forger.rs"]
 mod forger;
 #[path = "memory/frames.rs"]
