@@ -6,7 +6,7 @@
 #
 # `store` and `each_change` run a store alone, `worlds` whole worlds: gateways, clients, hostile peers and a link. STOQ_TRACE=1 shows what
 # happens in a world. With a mutant, a fault that is put into each run, the seeds must fail: dropped-sync, dropped-directory-sync,
-# forgotten-charge, unchecked-group; in worlds lost-wake-up too.
+# forgotten-charge, unchecked-group; in worlds lost-wake-up and kept-datagrams too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

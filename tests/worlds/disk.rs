@@ -121,6 +121,16 @@ impl FaultyDisk {
         self.model().steps
     }
 
+    /// What the model of the disk keeps, bytes.
+    pub(crate) fn model_bytes(&self) -> usize {
+        let change = |change: &Change| match change {
+            Change::Length(_) => size_of::<Change>(),
+            Change::Write(_, bytes) => size_of::<Change>() + bytes.capacity(),
+        };
+        let file = |file: &Contents| file.durable.capacity() + file.pending.iter().map(change).sum::<usize>();
+        self.model().files.iter().map(file).sum()
+    }
+
     /// From now on the disk makes no change.
     pub(crate) fn crash(&self) {
         let mut model = self.model();

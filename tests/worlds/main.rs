@@ -7,6 +7,8 @@
 //! number that the run passes. Only checks run on a thread of the store, and the run waits for each.
 
 mod disk;
+#[path = "../forged/mod.rs"]
+mod forged;
 mod samples;
 mod seeds;
 mod store;
@@ -14,3 +16,9 @@ mod store;
 #[path = "../simulated/support/mod.rs"]
 mod support;
 mod whole;
+
+use cap::Cap;
+use std::alloc::System;
+
+#[global_allocator]
+static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);

@@ -3,6 +3,7 @@
 use crate::disk::DiskMutant;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 
 /// A fault that is put into a run to show that its checks find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,18 +18,21 @@ pub(crate) enum Mutant {
     UncheckedGroup,
     /// A client's application is not woken.
     LostWakeUp,
+    /// A gateway keeps the datagrams that it receives, and charges them to no account.
+    KeptDatagrams,
 }
 
 impl Mutant {
-    /// Those of runs of a store; the whole worlds have one more.
+    /// Those of runs of a store; the whole worlds have two more.
     pub(crate) const OF_STORE: [Self; 4] =
         [Self::DroppedSync, Self::DroppedDirectorySync, Self::ForgottenCharge, Self::UncheckedGroup];
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::DroppedSync,
         Self::DroppedDirectorySync,
         Self::ForgottenCharge,
         Self::UncheckedGroup,
         Self::LostWakeUp,
+        Self::KeptDatagrams,
     ];
 
     fn name(self) -> &'static str {
@@ -38,6 +42,7 @@ impl Mutant {
             Self::ForgottenCharge => "forgotten-charge",
             Self::UncheckedGroup => "unchecked-group",
             Self::LostWakeUp => "lost-wake-up",
+            Self::KeptDatagrams => "kept-datagrams",
         }
     }
 
@@ -46,13 +51,29 @@ impl Mutant {
             Self::DroppedSync => Some(DiskMutant::DroppedSync),
             Self::DroppedDirectorySync => Some(DiskMutant::DroppedDirectorySync),
             Self::ForgottenCharge => Some(DiskMutant::BlocksBehindEnds),
-            Self::UncheckedGroup | Self::LostWakeUp => None,
+            Self::UncheckedGroup | Self::LostWakeUp | Self::KeptDatagrams => None,
         }
     }
 }
 
+/// The variable of a process that runs one test.
+const ALONE: &str = "STOQ_ALONE";
+
+/// Runs this test in a process of its own: what its allocator counts is the test's.
+#[allow(clippy::print_stdout, reason = "a test that fails shows the output of its process")]
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let mut own = Command::new(std::env::current_exe().unwrap());
+    let output = own.args([name, "--exact", "--nocapture"]).env(ALONE, "1").output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    println!("{shown}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && shown.contains("1 passed"), "{name} fails in a process of its own");
+}
+
 /// The seeds that `STOQ_SEEDS` names.
-fn named() -> Option<Range<u64>> {
+pub(crate) fn named() -> Option<Range<u64>> {
     let given = std::env::var("STOQ_SEEDS").ok()?;
     let read = || given.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
     Some(read().filter(|seeds: &Range<u64>| !seeds.is_empty()).unwrap_or_else(|| {

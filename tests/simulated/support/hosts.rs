@@ -29,6 +29,9 @@ use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
 use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
 
+/// The memory tier of a gateway, bytes.
+pub(crate) const MEMORY_TIER_BYTES: u64 = 8 << 20;
+
 /// What the work of a host's worker costs, as time that passes before it works again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WorkCosts {
@@ -83,6 +86,9 @@ pub(crate) struct ApplicationHost {
     pub(crate) callers: Vec<Caller>,
     pub(crate) shared: Arc<NodeShared>,
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
+    /// A gateway's memory tier.
+    #[allow(dead_code, reason = "the worlds count its blocks")]
+    pub(crate) memory: Option<Arc<Mutex<MemoryTier>>>,
     /// Whether its process has died: its workers are not turned.
     pub(crate) dead: bool,
     /// The verify thread of its workers, if they have one.
@@ -287,7 +293,7 @@ pub(super) fn gateway(
         idle: Idle::Spin,
         ..NodeConfig::default()
     };
-    let memory = Arc::new(Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary)));
+    let memory = Arc::new(Mutex::new(MemoryTier::new(MEMORY_TIER_BYTES, MemoryPages::Ordinary)));
     let parts = SeedParts {
         own: Some(identity.node_id()),
         hops: Some(hops),
@@ -298,6 +304,7 @@ pub(super) fn gateway(
     let stations = attached((link, setup), mac, setup.gateway_device());
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     bound(&shared, setup);
+    let memory = Some(parts.memory.clone());
     let mut host = host(stations, &config, shared, setup, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
@@ -306,6 +313,7 @@ pub(super) fn gateway(
         worker.add_inline(Box::new(Echo::default()));
         worker.add_inline(Box::new(Discard::default()));
     });
+    host.memory = memory;
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
         let others = peer_gateways.iter().map(|&other| PeerGateway {
@@ -370,5 +378,6 @@ fn host(
         workers.push(worker);
     }
     let work = workers.iter().map(|_| None).collect();
-    ApplicationHost { workers, icmp, callers, shared, statuses, dead: false, verifier: None, work }
+    let (memory, verifier) = (None, None);
+    ApplicationHost { workers, icmp, callers, shared, statuses, memory, dead: false, verifier, work }
 }

@@ -17,6 +17,8 @@ pub(crate) mod told;
 mod verifier;
 
 pub(crate) use data::{files, payload};
+#[allow(unused_imports, reason = "the worlds bound it")]
+pub(crate) use hosts::MEMORY_TIER_BYTES;
 #[allow(unused_imports, reason = "the gateway's tests charge work")]
 pub(crate) use hosts::WorkCosts;
 pub(crate) use hosts::{ApplicationHost, station};

@@ -6,7 +6,7 @@ use super::{Station, UDP_PORT, World, identities, station, trust};
 use bytes::BytesMut;
 use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Dir, Endpoint,
-    EndpointConfig, Event, ServerConfig, StreamEvent, StreamId, WriteError,
+    EndpointConfig, Event, ServerConfig, StreamEvent, StreamId, Transmit, WriteError, crypto,
 };
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -40,6 +40,10 @@ pub(crate) struct RawPeer {
     unheard: Vec<StreamId>,
     /// Whether it takes no packet and sends none but by [`RawPeer::crumb`]: it hears of no loss and repeats nothing.
     pub(crate) withdrawn: bool,
+    /// Says when it withdraws of its own accord.
+    withdraws: Option<Box<dyn Fn() -> bool>>,
+    /// Its last packet from the gateway with a long header.
+    pub(crate) long_header: Vec<u8>,
     /// Streams that the gateway has ended.
     pub(crate) finished: Vec<StreamId>,
     unsent: Vec<(StreamId, Vec<u8>, bool)>,
@@ -74,11 +78,25 @@ impl World {
 
     /// Plugs in a raw peer, which begins to connect.
     pub(crate) fn plug_in_raw(&mut self, remote: SocketAddr, quic: &QuicConfig, node: &Identity) -> Raw {
+        let tls = ClientTls { identity: Some(node.clone()), ..ClientTls::new(trust()) };
+        self.plug_in_client(remote, quic, client_config(&tls).unwrap(), None)
+    }
+
+    /// The same, with this TLS. It withdraws once `withdraws` says so.
+    pub(crate) fn plug_in_client(
+        &mut self,
+        remote: SocketAddr,
+        quic: &QuicConfig,
+        tls: Arc<dyn crypto::ClientConfig>,
+        withdraws: Option<Box<dyn Fn() -> bool>>,
+    ) -> Raw {
         let index = self.raw.len();
         let network = station(&self.link, 100 + index as u8, 1).remove(0);
         let mut endpoint = EndpointConfig::default();
         endpoint.rng_seed(self.seeds.next());
-        self.raw.push(RawPeer::new(network, self.now, remote, quic, node, endpoint));
+        let mut peer = RawPeer::new(network, self.now, remote, quic, tls, endpoint);
+        peer.withdraws = withdraws;
+        self.raw.push(peer);
         Raw(index)
     }
 
@@ -179,12 +197,10 @@ impl RawPeer {
         now: Instant,
         remote: SocketAddr,
         quic: &QuicConfig,
-        node: &Identity,
+        tls: Arc<dyn crypto::ClientConfig>,
         endpoint: EndpointConfig,
     ) -> Self {
-        let crypto =
-            client_config(&ClientTls { identity: Some(node.clone()), ..ClientTls::new(trust()) }).unwrap();
-        let mut config = ClientConfig::new(crypto);
+        let mut config = ClientConfig::new(tls);
         config.transport_config(quic.transport(1500, IpFamily::V6, 256));
         let mut endpoint = Endpoint::new(Arc::new(endpoint), None, true, None);
         let (handle, quic) = endpoint.connect(now, config, remote, &connect_name(remote)).unwrap();
@@ -206,6 +222,8 @@ impl RawPeer {
             deaf: false,
             unheard: Vec::new(),
             withdrawn: false,
+            withdraws: None,
+            long_header: Vec::new(),
             finished: Vec::new(),
             unsent: Vec::new(),
             next: None,
@@ -247,6 +265,17 @@ impl RawPeer {
         self.next = Some(now);
     }
 
+    /// Sends a datagram that QUIC did not make. For one that is [`RawPeer::withdrawn`]: QUIC hears of no answer.
+    #[allow(dead_code, reason = "peers of the worlds forge packets")]
+    pub(crate) fn forge(&mut self, now: Instant, datagram: &[u8]) {
+        assert!(self.withdrawn);
+        let (destination, size) = (self.quic.remote_address(), datagram.len());
+        let transmit = Transmit { destination, ecn: None, size, segment_size: None, src_ip: None };
+        self.network.receive(now, &self.counters, |_| {});
+        self.network.send(now, &self.counters, &transmit, datagram);
+        self.network.flush(now, &self.counters);
+    }
+
     /// Takes the packets that have arrived, though it is [`RawPeer::withdrawn`].
     pub(crate) fn listen(&mut self, now: Instant) {
         assert!(self.receive(now), "packets have arrived");
@@ -264,6 +293,10 @@ impl RawPeer {
             return false;
         }
         let mut worked = self.receive(now);
+        if self.withdraws.as_ref().is_some_and(|withdraws| withdraws()) {
+            self.withdrawn = true;
+            return true;
+        }
         if self.quic.poll_timeout().is_some_and(|at| at <= now) {
             self.quic.handle_timeout(now);
             worked = true;
@@ -291,9 +324,12 @@ impl RawPeer {
     }
 
     fn receive(&mut self, now: Instant) -> bool {
-        let Self { network, counters, endpoint, quic, handle, .. } = self;
+        let Self { network, counters, endpoint, quic, handle, long_header, .. } = self;
         let mut response = Vec::new();
         network.receive(now, counters, |datagram| {
+            if datagram.payload.first().is_some_and(|first| first & 0x80 != 0) {
+                datagram.payload.clone_into(long_header);
+            }
             let data = BytesMut::from(datagram.payload);
             let event =
                 endpoint.handle(now, datagram.remote, datagram.local_ip, datagram.ecn, data, &mut response);

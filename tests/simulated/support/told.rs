@@ -14,7 +14,15 @@ use stoq::datagram::{Datagram, Network, NetworkInfo, Obstacle, Unreachable};
 
 /// A test's reports to a host; clones report to the same host.
 #[derive(Clone, Default)]
-pub(crate) struct Teller(Arc<Mutex<VecDeque<Unreachable>>>, Arc<AtomicBool>, Arc<Mutex<Bindings>>);
+pub(crate) struct Teller(
+    Arc<Mutex<VecDeque<Unreachable>>>,
+    Arc<AtomicBool>,
+    Arc<Mutex<Bindings>>,
+    KeptDatagrams,
+);
+
+/// The datagrams that a host keeps without a charge; none: it keeps no datagram.
+type KeptDatagrams = Arc<Mutex<Option<Vec<Vec<u8>>>>>;
 
 /// The addresses by which a NAT shows the stations behind it.
 type Bindings = HashMap<IpAddr, SocketAddr>;
@@ -32,6 +40,12 @@ impl Teller {
         self.1.store(true, Relaxed);
     }
 
+    /// Lets the host keep each datagram that it receives from now on.
+    #[allow(dead_code, reason = "a mutant of the worlds")]
+    pub(crate) fn keep_datagrams(&self) {
+        self.3.lock().unwrap().get_or_insert_default();
+    }
+
     /// Shows the station at `of` with this port from now on. What is sent to its earlier ports is lost.
     #[allow(dead_code, reason = "the worlds have a NAT")]
     pub(crate) fn rebind(&self, of: IpAddr, port: u16) {
@@ -46,7 +60,7 @@ impl Teller {
 
     /// One that reports to another worker of the host, behind the same NAT.
     pub(super) fn beside(&self) -> Self {
-        Self(Arc::default(), Arc::default(), self.2.clone())
+        Self(Arc::default(), Arc::default(), self.2.clone(), Arc::default())
     }
 
     /// The address by which a station is shown.
@@ -88,6 +102,9 @@ impl Network for Told {
                 datagram.remote = shown;
                 let own = [gateway_v4().ip(), gateway_v6().ip()];
                 datagram.local_ip = own.into_iter().find(|ip| ip.is_ipv4() == shown.is_ipv4());
+            }
+            if let Some(kept) = &mut *teller.3.lock().unwrap() {
+                kept.push(datagram.payload.to_vec());
             }
             deliver(datagram);
         })

@@ -3,7 +3,7 @@
 use super::{Asked, CALM, Open, Simulation};
 use crate::samples::{Sample, samples};
 use crate::support::caller::{Caller, End};
-use crate::support::{ApplicationHost, identities};
+use crate::support::{ApplicationHost, DISCARD, identities};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use stoq::counters::Counter;
@@ -17,12 +17,18 @@ const HELD_PAST_WINDOW_BYTES: u64 = 8 << 20;
 pub(super) struct Tally {
     received: u64,
     sent: u64,
+    /// Handshakes that were completed by the side that was asked, and by the side that began.
+    accepted: u64,
+    begun: u64,
 }
 
 impl Tally {
     pub(super) fn add(&mut self, host: &ApplicationHost) {
         self.received += host.count(Counter::RxPackets);
         self.sent += host.count(Counter::TxPackets);
+        let sum = |counters: [Counter; 2]| counters.map(|counter| host.count(counter)).iter().sum::<u64>();
+        self.accepted += sum([Counter::HandshakesServerCompleted, Counter::HandshakesServerEarly]);
+        self.begun += sum([Counter::HandshakesClientCompleted, Counter::HandshakesClientEarly]);
     }
 }
 
@@ -54,8 +60,9 @@ impl Simulation {
         over.into_iter().for_each(|end| self.note(end));
         for (client, compared) in self.messages.iter_mut().enumerate() {
             let messages = &self.world.clients[client].callers[0].messages;
-            for (.., message) in &messages[*compared..] {
-                let is_sent = samples().payloads.iter().any(|sample| sample.bytes == *message);
+            for (_, queue, message) in &messages[*compared..] {
+                let is_sent =
+                    *queue == DISCARD || samples().payloads.iter().any(|sample| sample.bytes == *message);
                 assert!(is_sent, "another message comes back");
             }
             *compared = messages.len();
@@ -83,7 +90,10 @@ impl Simulation {
         let asked: Vec<_> =
             (0..self.setup.gateways).map(|gateway| self.world.gateway(gateway).inspect()).collect();
         self.world.pass(Duration::from_micros(20));
+        let (mut held_bytes, mut requests) = (0, 0);
         for view in asked.into_iter().flat_map(|answer| answer()) {
+            held_bytes += view.held_bytes as usize;
+            requests += view.requests;
             let most_bytes = view.receive_window_bytes + HELD_PAST_WINDOW_BYTES;
             assert!(view.held_bytes <= most_bytes, "a connection holds {} bytes: {view:?}", view.held_bytes);
         }
@@ -104,6 +114,7 @@ impl Simulation {
             assert!(capacity.is_none_or(|capacity| usage <= capacity), "gateway {index}: {usage} bytes");
         }
         self.sums();
+        self.assert_memory(held_bytes, requests);
     }
 
     /// All connections end, and everything that was taken for them is given back.
@@ -130,7 +141,8 @@ impl Simulation {
         self.last_sums();
     }
 
-    /// What was sent, and what was received, is counted once. Returns how many frames were counted as received.
+    /// What was sent, and what was received, is counted once, and each handshake has a client that completed it. Returns how many
+    /// frames were counted as received.
     fn sums(&mut self) -> u64 {
         let mut tally = self.crashed;
         for index in 0..self.setup.gateways {
@@ -140,10 +152,16 @@ impl Simulation {
         for raw in &self.world.raw {
             tally.received += raw.counters.get(Counter::RxPackets);
             tally.sent += raw.counters.get(Counter::TxPackets);
+            tally.begun += u64::from(raw.connected);
         }
         let stats = self.world.link.stats();
         assert_eq!(tally.sent + self.forged, stats.sent, "each frame that was sent is counted once");
         assert!(tally.received <= stats.delivered, "frames are counted that did not arrive");
+        let Tally { accepted, begun, .. } = tally;
+        assert!(
+            accepted <= begun,
+            "{accepted} handshakes are completed, and clients complete {begun}: a replay or a forgery did"
+        );
         tally.received
     }
 

@@ -4,22 +4,23 @@ use super::{Asked, LIED_ABOUT, Open, Simulation, way};
 use crate::samples::{Sample, blob, samples};
 use crate::support::caller::Peer;
 use crate::support::gathering::Gathering;
-use crate::support::{ECHO, SEED, gateway_address, gateway_node, route, selected};
+use crate::support::{DISCARD, ECHO, SEED, encoding, gateway_address, gateway_node, route, selected};
 use rand::Rng;
 use stoq::gather::{GatherSource, Want};
 use stoq::hop::Route;
 use stoq::nic::simulated::LinkConfig;
-use stoq::record::Mirror;
+use stoq::record::{Descriptor, Mirror};
 use stoq::shard::Lanes;
 use stoq::token::Ranges;
 
 impl Simulation {
     pub(super) fn event(&mut self) {
         let gateway = self.random.random_range(0..self.setup.gateways);
-        match self.random.random_range(0..22) {
+        match self.random.random_range(0..24) {
             0..13 => self.ask(),
             13 => self.gather(),
             14 | 15 => self.attack(gateway),
+            22 | 23 => self.begin_early(gateway),
             16 => {
                 self.draw("the link goes down");
                 self.world.link.set_up(false);
@@ -77,6 +78,38 @@ impl Simulation {
             self.note(format_args!("client {client} connects to gateway {gateway}"));
         }
         None
+    }
+
+    /// A client leaves a gateway and begins anew. Where it has a session, its first requests are early data.
+    fn begin_early(&mut self, gateway: usize) {
+        let client = self.random.random_range(0..self.setup.clients);
+        let sample = self.random.random_range(0..samples().payloads.len());
+        self.draw(format_args!("client {client} begins anew at gateway {gateway} with sample {sample}"));
+        let Some(old) = self.peer(client, gateway) else { return };
+        let caller = self.world.caller(&old);
+        caller.disconnect(&old);
+        let tag = caller.connect_early(gateway_address(gateway));
+        self.connections[client][gateway] = Some(tag);
+        self.pass(1);
+        let Some(peer) = self.peer(client, gateway) else { return };
+        let sample = if Some(gateway) == self.liar { LIED_ABOUT } else { sample };
+        let Sample { bytes, token, .. } = &samples().payloads[sample];
+        let caller = self.world.caller(&peer);
+        let mut requests = vec![caller.fetch(&peer, *token, Ranges::all())];
+        if Some(gateway) != self.liar {
+            let descriptor = Descriptor::plain(*token, bytes.len() as u64).unwrap();
+            let encoded = encoding(bytes, &Ranges::all());
+            requests.push(caller.put_with(&peer, None, SEED, descriptor, None, 0, encoded));
+        }
+        caller.message(&peer, DISCARD, bytes);
+        let open = |request| Open {
+            peer: peer.clone(),
+            request,
+            at: gateway,
+            asked: Asked::Sample(sample),
+            compared: 0,
+        };
+        self.open.extend(requests.into_iter().map(open));
     }
 
     /// A request of an honest client: at a gateway, or through another one.

@@ -1,6 +1,7 @@
 //! Hostile peers of a world. All but the half-open ones have a certificate that the gateways trust.
 
 use super::Simulation;
+use super::forging::Forging;
 use crate::samples::{Sample, samples};
 use crate::support::identities::{GATEWAYS_MAX, gateway_identity, identities};
 use crate::support::raw::{Raw, RawPeer};
@@ -28,14 +29,12 @@ const HOSTILE_MAX: usize = 6;
 const MANY: usize = 20;
 /// Requests on strange routes: the third error ends the connection.
 const STRANGE: usize = 3;
-/// The most frames that are sent again at once.
-const REPLAYED_MAX: usize = 200;
 /// The station of forged frames.
-const FORGER: Mac = [2, 0, 0, 0, 0, 200];
+pub(super) const FORGER: Mac = [2, 0, 0, 0, 0, 200];
 
 /// What a hostile peer does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attack {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Attack {
     /// Its handshake begins and goes no further.
     HalfOpen,
     /// A PUT whose bytes never arrive.
@@ -68,9 +67,15 @@ enum Attack {
     Replay,
     /// Claims to a client's address, by a station that is not the client's.
     Claims,
+    /// Packets whose frames are its own: of any kinds, or of one.
+    ForgedFrames,
+    /// First flights from addresses of others.
+    SpoofedFlights,
+    /// First flights with early data that an observer of the link sends again.
+    EarlyReplay,
 }
 
-const ATTACKS: [Attack; 16] = [
+pub(super) const ATTACKS: [Attack; 19] = [
     Attack::HalfOpen,
     Attack::IdlePut,
     Attack::Noise,
@@ -87,6 +92,9 @@ const ATTACKS: [Attack; 16] = [
     Attack::Announcements,
     Attack::Replay,
     Attack::Claims,
+    Attack::ForgedFrames,
+    Attack::SpoofedFlights,
+    Attack::EarlyReplay,
 ];
 
 /// A hostile peer.
@@ -100,6 +108,8 @@ pub(super) struct Hostile {
     begun: bool,
     /// The stream on which its bytes drip, and those that are left.
     drip: Option<(StreamId, Vec<u8>)>,
+    /// What it forges.
+    forging: Option<Forging>,
 }
 
 impl Simulation {
@@ -113,25 +123,39 @@ impl Simulation {
         match attack {
             Attack::Replay => return self.replay(),
             Attack::Claims => return self.claim(),
+            Attack::SpoofedFlights => return self.spoof(gateway),
+            Attack::EarlyReplay => return self.replay_early(),
             _ => {}
         }
         // A node that is no gateway of this world.
         let node = if self.setup.gateways < 4 { gateway_identity(3) } else { &identities()[1] };
         let quic = QuicConfig { model_seed: Some(0), ..QuicConfig::default() };
-        let raw = self.world.plug_in_raw(gateway_address(gateway), &quic, node);
+        let forging = (attack == Attack::ForgedFrames).then(|| Forging::draw(&mut self.random));
+        let raw = match &forging {
+            Some(forging) => forging.plug_in(&mut self.world, gateway_address(gateway), &quic, node),
+            None => self.world.plug_in_raw(gateway_address(gateway), &quic, node),
+        };
         if attack == Attack::HalfOpen {
             // Its first flight is sent, nothing after it.
             self.world.pass(Duration::from_micros(20));
             self.world.raw_mut(raw).withdrawn = true;
         }
-        self.hostile.push(Hostile { raw, node: node.node_id(), gateway, attack, begun: false, drip: None });
+        let node = node.node_id();
+        self.hostile.push(Hostile { raw, node, gateway, attack, begun: false, drip: None, forging });
+    }
+
+    /// Notes an attack that was carried out.
+    pub(super) fn carried_out(&mut self, attack: Attack, was: bool) {
+        if was {
+            self.attacks.insert(attack);
+        }
     }
 
     /// Frames that gateway 0 has got are sent to it again, in another order.
     fn replay(&mut self) {
-        let mut frames = self.seen.take();
+        let mut frames = self.seen.take_last();
         frames.shuffle(&mut self.random);
-        frames.truncate(REPLAYED_MAX);
+        self.carried_out(Attack::Replay, !frames.is_empty());
         self.forge(&frames);
     }
 
@@ -150,11 +174,12 @@ impl Simulation {
         let mut frame = vec![0; 60];
         ethernet.emit(&mut frame);
         arp.emit(&mut frame[14..]);
+        self.carried_out(Attack::Claims, true);
         self.forge(&vec![frame; MANY]);
     }
 
     /// Puts frames of a station of its own on the link.
-    fn forge(&mut self, frames: &[Vec<u8>]) {
+    pub(super) fn forge(&mut self, frames: &[Vec<u8>]) {
         let Self { forger, world, .. } = self;
         let nic = forger.get_or_insert_with(|| world.link.add_station(FORGER, 1).remove(0));
         for frame in frames {
@@ -166,9 +191,19 @@ impl Simulation {
 
     /// Hostile peers that are connected do their worst: once, or drop by drop.
     pub(super) fn assail(&mut self) {
-        let Self { hostile, world, random, places, .. } = self;
+        let Self { hostile, world, random, places, attacks, .. } = self;
         for hostile in hostile {
+            let now = world.now;
             let peer = world.raw_mut(hostile.raw);
+            if let Some(forging) = &mut hostile.forging {
+                if forging.assail(peer, now, random) {
+                    attacks.insert(hostile.attack);
+                }
+                continue;
+            }
+            if hostile.attack == Attack::HalfOpen {
+                attacks.insert(hostile.attack);
+            }
             if !peer.connected || peer.lost.is_some() {
                 continue;
             }
@@ -181,6 +216,7 @@ impl Simulation {
                 };
                 hostile.begun = send(peer, Dir::Uni, &control, false).is_some();
                 if hostile.begun {
+                    attacks.insert(hostile.attack);
                     *places += match hostile.attack {
                         Attack::Routes => MANY as u64,
                         Attack::StrangeRoutes => 2 * STRANGE as u64,
