@@ -176,7 +176,7 @@ pub(crate) const FLOODS: [FrameFlood; 12] = [
     ("IMMEDIATE_ACK", |_, out| repeat(out, |_, out| numbers(out, &[0x1f]))),
 ];
 
-/// Kinds of which one frame ends the connection (RFC 9000 §§7.5, 13.1, 19.3, 19.15 and 19.16).
+/// Kinds of which one frame ends the connection (RFC 9000 §7.5, §13.1, §19.3, §19.15, §19.16 and §19.20).
 #[allow(dead_code, reason = "the worlds send them")]
 pub(crate) const BREACHES: [FrameFlood; 6] = [
     ("CRYPTO with gaps", |number, out| {

@@ -18,7 +18,7 @@ pub(crate) enum Mutant {
     UncheckedGroup,
     /// A client's application is not woken.
     LostWakeUp,
-    /// A gateway keeps the datagrams that it receives, and charges them to no account.
+    /// Gateways keep the buffers of the datagrams that they receive, and charge them to no account.
     KeptDatagrams,
 }
 

@@ -25,7 +25,7 @@ use stoq::relay::Relay;
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::send_limit::LimitTimes;
 use stoq::session::{Holds, QueueRoutes};
-use stoq::tls::{ClientAuth, ClientTls, ServerTls, client_config, server_config};
+use stoq::tls::{ClientAuth, ClientTls, Identity, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
 use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
 
@@ -269,8 +269,7 @@ pub(super) fn gateway(
         _ => None,
     };
     let peer_gateways: Vec<usize> = setup.peer_gateways.iter().filter_map(other).collect();
-    let own = identity.node_id();
-    let policy = Policy { own, transit: setup.transit.clone(), budget_bytes_max: u64::MAX };
+    let policy = policy(identity, setup);
     let hops = Arc::new(Hops::new(policy, peer_gateways.iter().map(|&other| gateway_node(other)).collect()));
     let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
     let routes = QueueRoutes {
@@ -304,7 +303,6 @@ pub(super) fn gateway(
     let stations = attached((link, setup), mac, setup.gateway_device());
     let shared = NodeShared::with_keys(setup.gateway_workers, routes, config.keys(&[stations[0].info()]));
     bound(&shared, setup);
-    let memory = Some(parts.memory.clone());
     let mut host = host(stations, &config, shared, setup, |worker, at| {
         match setup.liars.iter().find(|(liar, ..)| *liar == index) {
             Some((_, lie, payload)) => worker.add_inline(Box::new(Liar::new(*lie, payload.clone()))),
@@ -313,7 +311,7 @@ pub(super) fn gateway(
         worker.add_inline(Box::new(Echo::default()));
         worker.add_inline(Box::new(Discard::default()));
     });
-    host.memory = memory;
+    host.memory = Some(parts.memory.clone());
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
         let others = peer_gateways.iter().map(|&other| PeerGateway {
@@ -324,6 +322,11 @@ pub(super) fn gateway(
         worker.set_peer_gateways(others.collect(), 8, now);
     }
     host
+}
+
+/// A gateway's policy for requests behind HOP.
+fn policy(identity: &Identity, setup: &Setup) -> Policy {
+    Policy { own: identity.node_id(), transit: setup.transit.clone(), budget_bytes_max: u64::MAX }
 }
 
 pub(super) fn client(link: &SimulatedLink, setup: &Setup, index: usize) -> ApplicationHost {

@@ -27,6 +27,9 @@ type KeptDatagrams = Arc<Mutex<Option<Vec<Vec<u8>>>>>;
 /// The addresses by which a NAT shows the stations behind it.
 type Bindings = HashMap<IpAddr, SocketAddr>;
 
+/// The buffer of a kept datagram, bytes: that of a packet of DPDK.
+const PACKET_BUFFER_BYTES: usize = 2048;
+
 /// A device that was slowed down takes one batch of datagrams in this time.
 const BATCH_SPAN: Duration = Duration::from_millis(10);
 
@@ -40,7 +43,7 @@ impl Teller {
         self.1.store(true, Relaxed);
     }
 
-    /// Lets the host keep each datagram that it receives from now on.
+    /// Lets the host keep the buffer of each datagram that it receives from now on.
     #[allow(dead_code, reason = "a mutant of the worlds")]
     pub(crate) fn keep_datagrams(&self) {
         self.3.lock().unwrap().get_or_insert_default();
@@ -104,7 +107,9 @@ impl Network for Told {
                 datagram.local_ip = own.into_iter().find(|ip| ip.is_ipv4() == shown.is_ipv4());
             }
             if let Some(kept) = &mut *teller.3.lock().unwrap() {
-                kept.push(datagram.payload.to_vec());
+                let mut buffer = Vec::with_capacity(PACKET_BUFFER_BYTES);
+                buffer.extend_from_slice(datagram.payload);
+                kept.push(buffer);
             }
             deliver(datagram);
         })

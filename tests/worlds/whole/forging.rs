@@ -23,7 +23,7 @@ const PACKETS: u64 = 8 * BURST;
 enum Frames {
     /// One kind alone.
     Flood(FrameFlood),
-    /// Any kinds in any order; so many of a thousand break rules.
+    /// Any kinds in any order; `wild` of a thousand break rules.
     Random { wild: u32 },
 }
 
