@@ -40,6 +40,8 @@
 // Units, codes, counters and bounds that every module uses.
 pub mod limits;
 
+mod sync;
+
 pub mod histogram;
 pub mod send_limit;
 pub mod stages;

@@ -445,7 +445,7 @@ fn host(application: &mut dyn Application, port: &mut AppPort, shared: &NodeShar
             if shared.is_closing() {
                 return;
             }
-            port.wait(APPLICATION_WAIT_MAX);
+            port.poll_and_wait(APPLICATION_WAIT_MAX, |port| application.poll(Instant::now(), port));
         }
     }
 }

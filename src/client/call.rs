@@ -2,9 +2,9 @@
 
 use super::error::{ClientError, DialFailure};
 use super::fetch::Piece;
+use super::inbox::InboxRoom;
 use crate::application::Asker;
 use crate::gather::{self, Gather, HolderReport};
-use crate::limits::{CLIENT_MESSAGES_BYTES, CLIENT_MESSAGES_LEN};
 use crate::names::ResolveError;
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
 use crate::record::{Done, Holder, OkRecord, Payload};
@@ -12,7 +12,6 @@ use crate::tls::NodeId;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -138,7 +137,7 @@ pub(super) struct ConnectionUp {
     /// Why the connection ended, once it has.
     pub(super) closed: watch::Receiver<Option<CloseReason>>,
     pub(super) messages: mpsc::UnboundedReceiver<(u64, Payload)>,
-    pub(super) room: Arc<Room>,
+    pub(super) room: Arc<InboxRoom>,
 }
 
 /// Where the answer to a request goes. A channel that ends without an answer means that the connection is lost.
@@ -181,31 +180,4 @@ pub(super) enum FetchEvent {
     Piece(Piece),
     Complete,
     Failed(ClientError),
-}
-
-/// The messages that wait in the inbox of one connection, counted.
-#[derive(Debug, Default)]
-pub(super) struct Room {
-    messages: AtomicUsize,
-    bytes: AtomicUsize,
-}
-
-impl Room {
-    pub(super) fn is_full(&self) -> bool {
-        self.messages.load(Ordering::Acquire) >= CLIENT_MESSAGES_LEN
-            || self.bytes.load(Ordering::Acquire) >= CLIENT_MESSAGES_BYTES
-    }
-
-    pub(super) fn take(&self, bytes: usize) {
-        self.messages.fetch_add(1, Ordering::AcqRel);
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    /// Returns whether the inbox was full: then the worker may wait for room.
-    pub(super) fn give_back(&self, bytes: usize) -> bool {
-        let was_full = self.is_full();
-        self.messages.fetch_sub(1, Ordering::AcqRel);
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        was_full
-    }
 }

@@ -1,10 +1,11 @@
 //! The worker's side of a client: an application that carries the tasks' calls to the rings, and the answers back to the tasks.
 //!
 //! It runs on the worker's own thread, one instance for each worker, and never waits. Everything that it keeps is bounded: requests by
-//! their number, fetched bytes by each request's credit, bytes of a PUT by a short channel, messages by a [`Room`] for each connection.
+//! their number, fetched bytes by each request's credit, bytes of a PUT by a short channel, messages by a [`InboxRoom`] for each connection.
 
-use super::call::{Call, ConnectionUp, HostedGather, Room};
+use super::call::{Call, ConnectionUp, HostedGather};
 use super::dial::{Attempt, Dials};
+use super::inbox::InboxRoom;
 use super::tasks::Tasks;
 use crate::application::{Application, Outbox, Received};
 use crate::queue::{
@@ -50,7 +51,7 @@ struct Connection {
     early: bool,
     closed: watch::Sender<Option<CloseReason>>,
     messages: mpsc::UnboundedSender<(u64, Payload)>,
-    room: Arc<Room>,
+    room: Arc<InboxRoom>,
     outbox: VecDeque<(u64, Bytes, OwnedSemaphorePermit)>,
 }
 
@@ -206,7 +207,7 @@ impl Dispatch {
         };
         let (tell_closed, closed) = watch::channel(None);
         let (give_messages, messages) = mpsc::unbounded_channel();
-        let room = Arc::<Room>::default();
+        let room = Arc::<InboxRoom>::default();
         let connection = Connection {
             credit,
             early: dial.early,

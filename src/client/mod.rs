@@ -82,6 +82,7 @@ mod dispatch;
 mod error;
 mod fetch;
 mod gathering;
+mod inbox;
 mod input;
 mod payload;
 mod peer;

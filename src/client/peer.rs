@@ -1,7 +1,8 @@
 //! The task's side of a connection.
 
-use super::call::{AnswerChannel, Batch, Call, ConnectionUp, PutAnswer, Room};
+use super::call::{AnswerChannel, Batch, Call, ConnectionUp, PutAnswer};
 use super::fetch::{Description, PieceOptions, Pieces};
+use super::inbox::InboxRoom;
 use super::payload::{Prepared, PutSource};
 use super::read::{FetchOptions, FetchReader};
 use super::{ClientError, Shared};
@@ -90,7 +91,7 @@ pub(super) struct PeerLink {
     remote: SocketAddr,
     closed: watch::Receiver<Option<CloseReason>>,
     messages: Mutex<mpsc::UnboundedReceiver<(u64, Payload)>>,
-    room: Arc<Room>,
+    room: Arc<InboxRoom>,
     /// Bytes of messages that may wait to be sent, with [`MESSAGE_COST_BYTES`] for each.
     outbox: Arc<Semaphore>,
     requests: Arc<Semaphore>,

@@ -8,6 +8,7 @@ pub use crate::wire::{RxChecksum, TxKind};
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod interface;
+mod left_queues;
 pub mod rss;
 pub mod simulated;
 pub mod spread;

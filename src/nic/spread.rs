@@ -9,12 +9,13 @@
 //! The buffers themselves change hands. A worker that ends, in whatever way, leaves its queues behind; another one takes them over in its next
 //! burst, or the packets that close the others' connections would not leave.
 
+use super::left_queues::LeftQueues;
 use super::rss::Rss;
 use super::stall::Stall;
 use super::{Nic, NicInfo, RxChecksum, SpreadCounts, TxKind};
 use crate::limits::SPREAD_CARRY_LEN;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// The number of frames of one burst that stayed, and that went to other workers.
@@ -104,9 +105,8 @@ struct Crew<D: SharedNic> {
     inlets: Vec<Arc<D::RxRing>>,
     /// Of each queue, and whether its link was up.
     queues: Vec<(Vec<Arc<D::TxRing>>, AtomicBool)>,
-    /// The number of queues whose workers have ended, and these queues.
-    left_len: AtomicUsize,
-    left: Mutex<Vec<(usize, D)>>,
+    /// Those whose workers have ended.
+    left: LeftQueues<(usize, D)>,
 }
 
 impl<D: SharedNic> Crew<D> {
@@ -130,8 +130,7 @@ pub fn spread<D: SharedNic>(queues: Vec<D>, workers: usize, rss: Rss) -> Vec<Spr
         (0..workers).map(|worker| queues[worker % queues.len()].tx_ring()).unzip();
     let of_queue = |queue| feeds.iter().skip(queue).step_by(queues.len()).cloned().collect();
     let rings = queues.iter().enumerate().map(|(queue, nic)| (of_queue(queue), nic.link_up().into()));
-    let (left_len, left) = (AtomicUsize::new(0), Mutex::default());
-    let crew = Arc::new(Crew { rss, inlets, queues: rings.collect(), left_len, left });
+    let crew = Arc::new(Crew { rss, inlets, queues: rings.collect(), left: LeftQueues::default() });
     let info = queues[0].info().clone();
     let mut queues = queues.into_iter().enumerate();
     takers
@@ -155,16 +154,6 @@ pub fn spread<D: SharedNic>(queues: Vec<D>, workers: usize, rss: Rss) -> Vec<Spr
 }
 
 impl<D: SharedNic> SpreadNic<D> {
-    /// Takes over the queues of workers that have ended.
-    #[inline]
-    fn take_over(&mut self) {
-        if self.crew.left_len.load(Ordering::Relaxed) > 0 {
-            let mut left = self.crew.left.lock().unwrap_or_else(PoisonError::into_inner);
-            self.crew.left_len.store(0, Ordering::Relaxed);
-            self.devices.append(&mut left);
-        }
-    }
-
     /// Queues the frames of all workers that send by the queues of this one: a few of each in turn, until no more fit or are left.
     fn carry(&mut self) {
         for (queue, device) in &mut self.devices {
@@ -182,7 +171,7 @@ impl<D: SharedNic> SpreadNic<D> {
 
 impl<D: SharedNic> Nic for SpreadNic<D> {
     fn rx_burst(&mut self, now: Instant, mut frame: impl FnMut(&[u8], RxChecksum)) -> usize {
-        self.take_over();
+        self.crew.left.take_over(&mut self.devices);
         self.carry();
         let Self { worker, devices, inlet, counts, crew, .. } = self;
         let mut shown = 0;
@@ -212,7 +201,7 @@ impl<D: SharedNic> Nic for SpreadNic<D> {
     }
 
     fn tx_flush(&mut self, now: Instant) -> usize {
-        self.take_over();
+        self.crew.left.take_over(&mut self.devices);
         self.carry();
         let mut left = 0;
         for (_, device) in &mut self.devices {
@@ -251,9 +240,7 @@ impl<D: SharedNic> Nic for SpreadNic<D> {
 
 impl<D: SharedNic> Drop for SpreadNic<D> {
     fn drop(&mut self) {
-        let mut left = self.crew.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.append(&mut self.devices);
-        self.crew.left_len.store(left.len(), Ordering::Relaxed);
+        self.crew.left.leave(&mut self.devices);
     }
 }
 

@@ -146,14 +146,19 @@ impl AppPort {
         }
     }
 
-    /// Sleeps until there is a delivery, at most for `limit`.
-    pub fn wait(&mut self, limit: Duration) {
+    /// Polls the application once more, and sleeps if that did nothing: until the worker or another thread wakes it, at most for `limit`. The
+    /// poll is done when wakes count already, so that none is lost between it and the sleep.
+    pub fn poll_and_wait(&mut self, limit: Duration, poll: impl FnOnce(&mut Self) -> bool) {
+        self.sleeper.begin();
+        let worked = poll(self);
         self.notify();
-        let deliveries = &self.deliveries;
-        self.sleeper.sleep(limit, || !deliveries.is_empty());
+        if !worked {
+            self.sleeper.park(limit);
+        }
+        self.sleeper.end();
     }
 
-    /// Ends [`AppPort::wait`] from another thread.
+    /// Ends [`AppPort::poll_and_wait`] from another thread.
     pub fn waker(&self) -> Waker {
         self.sleeper.waker()
     }
@@ -281,6 +286,16 @@ mod tests {
     fn leave(port: &mut WorkerPort, generation: u32) {
         let closed = ConnectionEvent::Closed { reason: CloseReason::Local };
         port.deliver(Delivery::Connection(id(generation), closed));
+    }
+
+    #[test]
+    fn a_wake_during_the_last_poll_ends_the_wait() {
+        let (mut app, _port) = rings(Sleeper::default().waker());
+        let waker = app.waker();
+        app.poll_and_wait(Duration::MAX, |_| {
+            waker.wake();
+            false
+        });
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Sleep without a lock, and a wake that costs little if the thread does not sleep.
 
-use crossbeam_utils::sync::{Parker, Unparker};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::{Arc, AtomicBool, Ordering, Parker, Unparker, fence};
 use std::time::Duration;
 
 /// Wakes a thread that sleeps on its rings; costs a fence if it does not sleep.
@@ -33,14 +31,27 @@ impl Sleeper {
         self.waker.clone()
     }
 
-    /// Sleeps for at most `limit`, unless `ready` holds already or a wake comes. `ready` is called after the flag
-    /// is set: no push between the last check and the sleep is missed.
-    pub fn sleep(&self, limit: Duration, ready: impl Fn() -> bool) {
+    /// Sleeps for at most `limit`, unless `ready` holds already or a wake comes. `ready` is called after the flag is set: it must look at
+    /// everything that a thread changes before it calls [`Waker::wake`], or the change is seen only after `limit`.
+    pub fn sleep(&self, limit: Duration, ready: impl FnOnce() -> bool) {
+        self.begin();
+        if !ready() {
+            self.park(limit);
+        }
+        self.end();
+    }
+
+    /// Sets the flag: a wake from now on is not lost. [`Sleeper::end`] follows.
+    pub(super) fn begin(&self) {
         self.waker.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if !ready() {
-            self.parker.park_timeout(limit);
-        }
+    }
+
+    pub(super) fn park(&self, limit: Duration) {
+        self.parker.park_timeout(limit);
+    }
+
+    pub(super) fn end(&self) {
         self.waker.sleeping.store(false, Ordering::Relaxed);
     }
 }

@@ -75,11 +75,15 @@ mod tests {
         assert!(committer.commit(request(0), Writing::Held(missing.into(), 0, None, Lease::default()), 0));
         assert!(committer.commit(request(4), Writing::Payload(empty), 0));
         assert_eq!(store.requests_waiting(), 2, "no result is taken yet");
-        let next = || loop {
-            if let Some(result) = committer.poll() {
-                return result;
+        let next = || {
+            let mut result = None;
+            while result.is_none() {
+                sleeper.sleep(Duration::from_secs(60), || {
+                    result = committer.poll();
+                    result.is_some()
+                });
             }
-            sleeper.sleep(Duration::from_secs(60), || false);
+            result.unwrap()
         };
         assert!(matches!(next(), (of, Err(StoreError::Went(_))) if of == request(0)));
         assert!(matches!(next(), (of, Ok((_, 0))) if of == request(4)));

@@ -1,6 +1,7 @@
 //! The memory tier: the most used blocks of held payloads, in memory.
 
 use super::error::StoreError;
+use super::loans::{Loans, Readers};
 use super::open_payload::OpenPayload;
 use crate::limits::MEMORY_BLOCK_BYTES;
 use crate::token::Token;
@@ -8,7 +9,6 @@ use blocks::Pool;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most blocks, beginning with the least recently used, that are tried for one without a reader.
@@ -57,15 +57,6 @@ pub struct MemoryTier {
     loans: Arc<Loans>,
 }
 
-/// The blocks of a tier that readers hold a part of. A reader of 16 KiB keeps a whole block: at most half of the blocks are lent, and further
-/// reads are copied.
-#[derive(Debug)]
-struct Loans {
-    len_max: usize,
-    len: AtomicUsize,
-    copied: AtomicU64,
-}
-
 /// Token, generation of the file, number of the block.
 type Key = (Token, u64, u64);
 
@@ -80,8 +71,7 @@ struct Block {
 #[derive(Debug)]
 struct LoanedBlock {
     memory: blocks::PooledBlock,
-    readers: AtomicUsize,
-    loans: Arc<Loans>,
+    readers: Readers,
 }
 
 /// A part of a block, out of the tier's lock.
@@ -114,25 +104,18 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if self.memory.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.memory.loans.len.fetch_sub(1, Ordering::AcqRel);
-        }
+        self.memory.readers.give_back();
     }
 }
 
 impl Block {
     /// Lends a part, under the tier's lock.
     fn lend(&self, part: Range<usize>) -> ReadPart {
-        let (memory, loans) = (self.memory.clone(), &self.memory.loans);
-        if self.memory.readers.load(Ordering::Acquire) == 0
-            && loans.len.load(Ordering::Acquire) >= loans.len_max
-        {
-            return ReadPart::Copied(memory, part);
+        let memory = self.memory.clone();
+        match memory.readers.lend() {
+            true => ReadPart::Lent(Lent { memory, part }),
+            false => ReadPart::Copied(memory, part),
         }
-        if self.memory.readers.fetch_add(1, Ordering::AcqRel) == 0 {
-            loans.len.fetch_add(1, Ordering::AcqRel);
-        }
-        ReadPart::Lent(Lent { memory, part })
     }
 }
 
@@ -141,7 +124,7 @@ impl ReadPart {
         match self {
             Self::Lent(lent) => Bytes::from_owner(lent),
             Self::Copied(block, part) => {
-                block.loans.copied.fetch_add(1, Ordering::Relaxed);
+                block.readers.note_copy();
                 Bytes::copy_from_slice(&block.memory[part])
             }
         }
@@ -159,11 +142,7 @@ impl MemoryTier {
             uses: BTreeMap::new(),
             clock: 0,
             stats: MemoryStats::default(),
-            loans: Arc::new(Loans {
-                len_max: blocks_max.div_ceil(2),
-                len: AtomicUsize::new(0),
-                copied: AtomicU64::new(0),
-            }),
+            loans: Loans::new(blocks_max.div_ceil(2)),
         }
     }
 
@@ -238,7 +217,7 @@ impl MemoryTier {
         self.clock += 1;
         self.uses.insert(self.clock, key);
         self.stats.held_bytes += len as u64;
-        let memory = LoanedBlock { memory, readers: AtomicUsize::new(0), loans: self.loans.clone() };
+        let memory = LoanedBlock { memory, readers: Readers::new(self.loans.clone()) };
         self.blocks.entry(key).or_insert(Block { memory: Arc::new(memory), len, used: self.clock })
     }
 
@@ -253,8 +232,8 @@ impl MemoryTier {
         MemoryStats {
             blocks: self.blocks.len() as u64,
             huge_blocks: self.pool.huge_blocks() as u64,
-            lent_blocks: self.loans.len.load(Ordering::Relaxed) as u64,
-            copied: self.loans.copied.load(Ordering::Relaxed),
+            lent_blocks: self.loans.len() as u64,
+            copied: self.loans.copied(),
             ..self.stats
         }
     }

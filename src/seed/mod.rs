@@ -20,6 +20,7 @@ mod index;
 mod inner;
 mod layout;
 mod lease;
+mod loans;
 mod lock;
 pub mod memory;
 mod mirror;

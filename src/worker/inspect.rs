@@ -1,10 +1,10 @@
 //! A worker's figures about itself that would cost too much for every packet. A survey collects them once a second, a few connections
 //! in each turn. An inspection gives the state of the connections on request.
 
+use super::Core;
 use super::conn::{Conn, CountedFigures, Origin};
 use super::phase::Reached;
 use super::view::ConnectionView;
-use super::{Core, Inspection};
 use crate::counters::{Counter, Counters};
 use crate::limits::{
     ANSWERS_UNTAKEN_MS_MAX, CONNECTIONS_LEN_PER_TURN_MAX, INSPECTION_LEN_MAX, SURVEY_INTERVAL_MS,
@@ -266,22 +266,6 @@ impl Core {
             self.survey.inspected = Some((to, views));
         } else {
             self.desk.status.inspection.answer(views);
-        }
-    }
-}
-
-impl Inspection {
-    fn is_wanted(&self) -> bool {
-        self.wanted.load(Relaxed)
-    }
-
-    fn answer(&self, views: Vec<ConnectionView>) {
-        // The inspector holds the lock only for a moment: the next turn answers.
-        if let Ok(mut asker) = self.asker.try_lock() {
-            self.wanted.store(false, Relaxed);
-            if let Some(asker) = asker.take() {
-                let _ = asker.send(views);
-            }
         }
     }
 }

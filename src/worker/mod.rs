@@ -10,14 +10,17 @@ mod dials;
 mod gateways;
 mod half_open;
 mod inspect;
+mod inspection;
 mod limited;
 #[cfg(test)]
 mod tests;
+mod newest;
 mod node_seats;
 mod pacing;
 mod passing;
 mod phase;
 mod placing;
+mod published_load;
 mod received;
 mod renew;
 mod run_queue;
@@ -33,8 +36,9 @@ mod windows;
 
 pub use budget::{Budget, BudgetUse};
 pub use gateways::PeerGateway;
+pub use inspection::Inspection;
 pub use node_seats::NodeSeats;
-pub use shared::{ByFamily, Idle, Inspection, NodeShared, Quic, Renewal, WorkerStatus};
+pub use shared::{ByFamily, Idle, NodeShared, Quic, Renewal, WorkerStatus};
 pub(crate) use successor::{catch, message};
 pub(crate) use verifying::check_groups;
 pub use view::{ConnectionView, Gauges};

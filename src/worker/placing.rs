@@ -4,47 +4,14 @@
 //! load with the least of the others, and hands the packet over when they differ. It remembers the decision by the connection ID that
 //! the client chose, for all packets that still carry it. From the first answer on, the worker's index in the connection ID tells.
 
+use super::published_load::{LoadView, PublishedLoad};
 use crate::limits::{
     HANDSHAKE_MS_MAX, LOAD_AVERAGE_LEN, LOAD_CONNECTION_LEN, LOAD_DIFFERENCE_LEN, LOAD_DIFFERENCE_PART_LEN,
     LOAD_HANDOVERS_LEN, LOAD_INTERVAL_MS, LOAD_LOOKS_LEN_MAX, PLACED_LEN_MAX,
 };
-use crossbeam_utils::CachePadded;
 use quinn_proto::ConnectionId;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-/// The load of one worker, for the others: its packets, averaged, and [`LOAD_CONNECTION_LEN`] for each connection. A word that the
-/// worker alone writes: the number of the publication (16 bits), the load (47 bits), and whether clients must prove their addresses there
-/// or are refused.
-#[derive(Debug, Default)]
-pub(super) struct PublishedLoad(CachePadded<AtomicU64>);
-
-const ROUND_BITS: u32 = 16;
-const LOAD_MAX: u64 = (1 << (63 - ROUND_BITS)) - 1;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LoadView {
-    round: u16,
-    load: u64,
-    must_prove: bool,
-}
-
-impl PublishedLoad {
-    fn store(&self, LoadView { round, load, must_prove }: LoadView) {
-        let word = u64::from(round) << (64 - ROUND_BITS) | load.min(LOAD_MAX) << 1 | u64::from(must_prove);
-        self.0.store(word, Relaxed);
-    }
-
-    fn view(&self) -> LoadView {
-        let word = self.0.load(Relaxed);
-        LoadView {
-            round: (word >> (64 - ROUND_BITS)) as u16,
-            load: word >> 1 & LOAD_MAX,
-            must_prove: word & 1 == 1,
-        }
-    }
-}
 
 /// The packets of a worker so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -180,6 +147,7 @@ impl Placing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::published_load::LOAD_MAX;
     use super::*;
 
     fn id(number: usize) -> ConnectionId {

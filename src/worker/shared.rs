@@ -2,9 +2,11 @@
 
 use super::budget::Budget;
 use super::gateways::PeerGateway;
+use super::inspection::Inspection;
+use super::newest::NewestValue;
 use super::node_seats::NodeSeats;
-use super::placing::PublishedLoad;
-use super::view::{ConnectionView, Gauges};
+use super::published_load::PublishedLoad;
+use super::view::Gauges;
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::keys::{NodeKeys, UsedTokens};
@@ -16,9 +18,8 @@ use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::oneshot;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The conduct of an idle worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -50,13 +51,9 @@ pub struct NodeShared {
     /// The load of each worker.
     pub(super) loads: Vec<PublishedLoad>,
     lifecycle: AtomicU8,
-    /// The number of the last renewal. Each worker compares it with its own once a turn.
-    renewals: AtomicU32,
-    renewal: Mutex<Numbered>,
+    /// Each worker looks at it once a turn.
+    renewals: NewestValue<Renewal>,
 }
-
-/// A renewal with its number, which counts from 1; 0: there was none.
-type Numbered = (u32, Option<Arc<Renewal>>);
 
 const RUNNING: u8 = 0;
 pub(super) const DRAINING: u8 = 1;
@@ -80,8 +77,7 @@ impl NodeShared {
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             loads: (0..workers).map(|_| PublishedLoad::default()).collect(),
             lifecycle: AtomicU8::new(RUNNING),
-            renewals: AtomicU32::new(0),
-            renewal: Mutex::default(),
+            renewals: NewestValue::default(),
         })
     }
 
@@ -107,20 +103,12 @@ impl NodeShared {
 
     /// Gives every worker new peer gateways, and new TLS and transport settings for connections that begin from now on.
     pub fn renew(&self, renewal: Renewal) {
-        let mut slot = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = slot.0.wrapping_add(1);
-        *slot = (number, Some(Arc::new(renewal)));
-        self.renewals.store(number, Ordering::Release);
+        self.renewals.put(Arc::new(renewal));
     }
 
     /// The newest renewal, if its number is not `seen`; otherwise the call costs one relaxed load.
     pub(super) fn renewed(&self, seen: &mut u32) -> Option<Arc<Renewal>> {
-        if self.renewals.load(Ordering::Relaxed) == *seen {
-            return None;
-        }
-        let (number, renewal) = self.renewal.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        *seen = number;
-        renewal
+        self.renewals.newer(seen)
     }
 
     /// Whether [`NodeShared::close`] was called.
@@ -157,25 +145,6 @@ pub struct WorkerStatus {
     pub(super) requests: AtomicUsize,
     /// Connections whose peers may not have read the last answer yet, counted in the same way.
     pub(super) lingering: AtomicUsize,
-}
-
-/// A request to see a worker's connections, and the way of its answer.
-#[derive(Debug, Default)]
-pub struct Inspection {
-    /// Read each turn; the lock is taken only if it is set.
-    pub(super) wanted: AtomicBool,
-    pub(super) asker: Mutex<Option<oneshot::Sender<Vec<ConnectionView>>>>,
-}
-
-impl Inspection {
-    /// Asks the worker for its first [`crate::limits::INSPECTION_LEN_MAX`] connections; it answers in one of its next turns. An earlier
-    /// call that has no answer yet gets none.
-    pub fn ask(&self) -> oneshot::Receiver<Vec<ConnectionView>> {
-        let (asker, answer) = oneshot::channel();
-        *self.asker.lock().unwrap_or_else(PoisonError::into_inner) = Some(asker);
-        self.wanted.store(true, Ordering::Release);
-        answer
-    }
 }
 
 /// The settings that a reload gives to the workers.
