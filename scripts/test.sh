@@ -110,6 +110,8 @@ say "captures, read by tshark"
 scripts/capture.sh
 say "attacks on a live gateway"
 scripts/attack.sh
+say "the dpdk crate under the address sanitizer"
+scripts/sanitize.sh
 say "fuzzing, a minute a target"
 scripts/fuzz.sh 60
 say "the mesh: four gateways, shards, hops, mirrors"
