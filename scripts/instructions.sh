@@ -2,7 +2,7 @@
 # Counts the instructions that a packet costs, receiving and transmitting, and compares with benches/instructions.json: fails
 # where a path takes more than 5 % more than is stored there, where a packet of a long path, 10 Gbit/s with a round trip of 100 ms,
 # takes more than 1.4 times (GET: 1.2 times) what it takes without delay, encryption included, or where a packet of one of 100 or
-# 10,000 connections that send at once takes more than 1.2 times what it takes on one connection with the same windows.
+# 1,000 connections that send at once takes more than 1.2 times what it takes on one connection with the same windows.
 #
 # Usage: scripts/instructions.sh            compares
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
@@ -61,7 +61,7 @@ count() { # PATH SIDE WIRE [CONNECTIONS]
 say "counting"
 names=()
 for run in "message short" "small short" "ping short" "put short" "get short" "message long" "put long" "get long" \
-    "message short 1" "message short 100" "message short 10000"; do
+    "message short 1" "message short 100" "message short 1000"; do
     read -r path wire connections <<<"$run"
     # Two at once: counts do not mind.
     count "$path" transmit "$wire" ${connections:+"$connections"} & first=$!
