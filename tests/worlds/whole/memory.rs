@@ -6,6 +6,7 @@ use crate::ALLOCATOR;
 use crate::forged::stranger;
 use crate::samples::samples;
 use crate::support::{MEMORY_TIER_BYTES, identities, trust};
+use std::time::{Duration, Instant};
 use stoq::limits::MEMORY_BLOCK_BYTES;
 
 /// What a connection keeps beside what its window is charged for, bytes: QUIC, its TLS session and its streams.
@@ -14,8 +15,10 @@ const CONNECTION_BYTES: usize = 128 << 10;
 const KEPT_FACTOR: usize = 2;
 /// What the tables, timers, rings and sessions of a host may grow by, bytes.
 const HOST_BYTES: usize = 384 << 10;
-/// What may be left of a world, bytes: threads that end later.
+/// What may be left of a world, bytes: tables of the process grow.
 const LEFT_BYTES: usize = 1 << 20;
+/// How long the threads of a world that is over may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was allocated at a moment, bytes.
 #[derive(Clone, Copy)]
@@ -32,6 +35,10 @@ impl Baseline {
 
     /// A world is over: it has given everything back.
     pub(super) fn assert_nothing_is_left(self) {
+        let begun = Instant::now();
+        while self.growth() > LEFT_BYTES && begun.elapsed() < PATIENCE {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
         let left = self.growth();
         assert!(left <= LEFT_BYTES, "{left} bytes are left of a world");
     }
