@@ -1,19 +1,35 @@
 #!/usr/bin/env bash
-# The dpdk crate, its shim in C included, under the address sanitizer: its tests over memif, with rings between workers, and at start and end. A
-# read or write past memory, a use after a free and a leak fail it. As root, with huge pages.
+# The dpdk crate, its shim in C included, under a sanitizer: its tests over memif, with rings between workers, and at start and end. As root, with
+# huge pages.
 #
-# Usage: scripts/sanitize.sh
+# Usage: scripts/sanitize.sh           accesses past memory, uses after a free, and leaks; a stable compiler suffices
+#        scripts/sanitize.sh --thread  data races; needs `rustup toolchain install nightly --component rust-src`
 #
-# The compiler's own sanitizer is enough: Rust's needs RUSTC_BOOTSTRAP with a stable compiler. DPDK itself is not built with it, so that
-# the contents of its pools are not seen.
+# DPDK itself is not built with a sanitizer. So the contents of its pools are not seen, and races in which one of its functions is on a stack
+# are not judged: those of memif's callbacks with bursts are a model in tests/interleavings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 install "${BUILD_PACKAGES[@]}"
 need_rust
 need_root "the tests open DPDK ports"
-
+tests=(--lib --test rings --test memif)
 target=$(rustc -vV | sed -n 's/^host: //p')
-say "the dpdk crate under the address sanitizer"
-ASAN_OPTIONS=detect_leaks=1 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CFLAGS=-fsanitize=address \
-    cargo test -p dpdk --target "$target" --lib --test rings --test memif --test lifecycle
+
+case ${1:-} in
+    "")
+        say "the dpdk crate under the address sanitizer"
+        ASAN_OPTIONS=detect_leaks=1 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CFLAGS=-fsanitize=address \
+            cargo test -p dpdk --target "$target" "${tests[@]}" --test lifecycle
+        ;;
+    --thread)
+        say "the dpdk crate under the thread sanitizer"
+        suppressed=$(mktemp)
+        trap 'rm -f "$suppressed"' EXIT
+        echo race:librte_ >"$suppressed"
+        # DPDK's interrupt thread lasts as long as its process.
+        TSAN_OPTIONS="suppressions=$suppressed report_thread_leaks=0" RUSTFLAGS=-Zsanitizer=thread CFLAGS=-fsanitize=thread \
+            cargo +nightly test -Zbuild-std -p dpdk --target "$target" "${tests[@]}"
+        ;;
+    *) die "no option is called $1: give --thread or none" ;;
+esac
