@@ -151,7 +151,9 @@ def main():
             print(f"{name}: {ratio:.2f} of a packet on one connection; {MANY_LIMIT} at most")
             grown += [name] if ratio > MANY_LIMIT else []
     if grown:
-        print(f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight, or many connections send")
+        print(
+            f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight, or many connections send"
+        )
         return 1
     if action == "accept":
         with open(stored_path, "w", encoding="utf-8") as file:

@@ -78,7 +78,10 @@ done
 # What a packet costs the worker that hands it over, and the one that takes it over.
 count message hand-over short & first=$!
 count message take-over short & second=$!
-wait $first && wait $second || die "packets that are handed over could not be counted"
+status=0
+wait $first || status=1
+wait $second || status=1
+[ $status = 0 ] || die "packets that are handed over could not be counted"
 names+=(message-hand-over message-take-over)
 measured=()
 for name in "${names[@]}"; do measured+=("$(cat "$out/$name.counted")"); done
