@@ -246,7 +246,7 @@ fn a_gateway_without_the_application_or_the_payload_is_an_error_with_the_fix() {
     let mut ping = site.client("ping");
     said(
         &site,
-        ping.args(["--queue", "0", "--timeout", "0.3", "--interval", "0"]),
+        ping.args(["--queue", "0", "--timeout", "3", "--interval", "0"]),
         1,
         &["no echo from 127.0.0.1", "an echo application on queue 0?"],
     );

@@ -145,7 +145,7 @@ fn bench_spreads_its_load_over_connections_and_streams() {
 fn a_path_is_measured_with_its_limits_and_what_to_set() {
     let mut site = Site::new();
     let _gateway = site.start();
-    let path = ["--time-limit", "5", "--bytes", "20000000"];
+    let path = ["--time-limit", "60", "--bytes", "20000000"];
     let result = json(site.client("path").args(path));
     assert_eq!((&result["operation"], &result["forth"]["bytes"]), (&"path".into(), &20_000_000.into()));
     for (of, key) in [("idle", "p50_us"), ("forth", "bits_per_s"), ("back", "bits_per_s")] {
