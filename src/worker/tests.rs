@@ -153,7 +153,9 @@ fn a_turn_looks_at_the_connections_that_have_work_and_at_few_others() {
     let (mut few, mut many) = (Pair::new(4), Pair::new(150));
     let looks = few.message_looks();
     assert!(looks > 0);
-    assert_eq!(many.message_looks(), looks, "a packet costs the same among 4 and among 150 connections");
+    // Timers of others may fire meanwhile. A walk of all of them would be 150 looks more.
+    let of_many = many.message_looks();
+    assert!(of_many < 2 * looks, "{of_many} looks among 150 connections, and {looks} among 4");
 
     many.most = 0;
     // One survey, and no keep-alive yet.
