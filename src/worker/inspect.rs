@@ -156,11 +156,14 @@ impl Conn {
 }
 
 impl Core {
-    /// Surveys a few connections, if it is time, and answers a pending inspection.
+    /// Goes on with a pending inspection. Returns whether it has connections left to look at.
+    #[inline]
+    pub(super) fn inspect(&mut self, now: Instant) -> bool {
+        self.desk.status.inspection.is_wanted() && self.inspect_some(now)
+    }
+
+    /// Surveys a few connections, if it is time.
     pub(super) fn survey(&mut self, now: Instant, links_down: impl FnOnce() -> u32) {
-        if self.desk.status.inspection.is_wanted() {
-            self.inspect(now);
-        }
         let Some(from) = self.survey.next else {
             if self.survey.due.is_none_or(|due| due <= now) {
                 self.survey.due = Some(now + Duration::from_millis(SURVEY_INTERVAL_MS));
@@ -256,16 +259,18 @@ impl Core {
     }
 
     #[cold]
-    fn inspect(&mut self, now: Instant) {
+    fn inspect_some(&mut self, now: Instant) -> bool {
         let (from, mut views) = self.survey.inspected.take().unwrap_or_default();
         let end = self.connections.slots().end;
         let to = (from + CONNECTIONS_LEN_PER_TURN_MAX as u32).min(end);
         let seen = (from..to).filter_map(|slot| self.connections.get(slot));
         views.extend(seen.take(INSPECTION_LEN_MAX - views.len()).map(|conn| conn.view(now)));
-        if to < end && views.len() < INSPECTION_LEN_MAX {
+        let goes_on = to < end && views.len() < INSPECTION_LEN_MAX;
+        if goes_on {
             self.survey.inspected = Some((to, views));
         } else {
             self.desk.status.inspection.answer(views);
         }
+        goes_on
     }
 }

@@ -301,6 +301,7 @@ impl<N: Network> Worker<N> {
         worked |= core.end_unsettled(now);
         worked |= core.drain(now);
         core.close_down(now);
+        worked |= core.inspect(now);
         core.survey(now, || network.links_down());
         core.publish_load(now);
         core.notify(worked);
