@@ -188,7 +188,8 @@ fn a_second_signal_ends_a_drain_at_once_with_the_fault_that_began_it() {
                 assert_eq!(gateway.end().code(), Some(if falls { 1 } else { 130 }), "{}", gateway.log());
             };
             with_patience(async {
-                tokio::select! { put = put => panic!("{put:?}"), () = rest => {} }
+                // The rest blocks: the put is sent before.
+                tokio::select! { biased; put = put => panic!("{put:?}"), () = rest => {} }
             })
             .await;
         });
