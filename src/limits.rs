@@ -406,6 +406,8 @@ pub const UNHEARD_S: u32 = 15;
 pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
 /// Connections that a worker looks at in one turn, for a drain, for an inspection and of those that wait for their consumers.
 pub const CONNECTIONS_LEN_PER_TURN_MAX: usize = 64;
+/// Between two passes of a drain over more connections than that, milliseconds.
+pub const DRAIN_PASS_MS: u64 = 10;
 /// Connections that a survey reads in one turn.
 pub const SURVEY_TURN_LEN: usize = 16;
 /// Connections that a worker reports to an inspection.

@@ -8,7 +8,9 @@ use super::phase::{Phase, SentClose};
 use super::shared::{CLOSING, DRAINING};
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
-use crate::limits::{CLOSE_MS_MAX, CLOSE_REPEAT_MS, CLOSE_REPEATS_MAX, CONNECTIONS_LEN_PER_TURN_MAX};
+use crate::limits::{
+    CLOSE_MS_MAX, CLOSE_REPEAT_MS, CLOSE_REPEATS_MAX, CONNECTIONS_LEN_PER_TURN_MAX, DRAIN_PASS_MS,
+};
 use crate::quic::release::release;
 use crate::record::ErrorCode;
 use bytes::Bytes;
@@ -105,6 +107,8 @@ impl Conn {
 pub(super) struct EndProgress {
     /// The slot that a drain looks at next.
     drained: u32,
+    /// When the next pass of a drain begins, if one turn does not look at all connections.
+    next_pass: Option<Instant>,
     /// Requests of the connections that this pass of the drain has looked at, and how many of these were answered lately.
     requests: usize,
     lingering: usize,
@@ -131,6 +135,9 @@ impl Core {
         self.draining = true;
         let end = self.connections.slots().end;
         let from = self.ending.drained.min(end);
+        if from == 0 && self.ending.next_pass.is_some_and(|due| due > now) {
+            return false;
+        }
         let to = (from + CONNECTIONS_LEN_PER_TURN_MAX as u32).min(end);
         for slot in from..to {
             let Some(mut conn) = self.connections.at(slot) else { continue };
@@ -150,8 +157,10 @@ impl Core {
         if is_over {
             status.requests.store(requests, Relaxed);
             status.lingering.store(lingering, Relaxed);
-            self.ending =
-                EndProgress { is_counted: true, closed: self.ending.closed, ..EndProgress::default() };
+            let pause = Duration::from_millis(DRAIN_PASS_MS);
+            let next_pass = (end > CONNECTIONS_LEN_PER_TURN_MAX as u32).then(|| now + pause);
+            let closed = self.ending.closed;
+            self.ending = EndProgress { is_counted: true, closed, next_pass, ..EndProgress::default() };
         } else {
             // Until each connection was looked at once, one of the others may have a request.
             if !is_counted {
@@ -160,6 +169,11 @@ impl Core {
             self.ending.drained = to;
         }
         !is_over
+    }
+
+    /// When a drain looks at the connections again.
+    pub(super) fn drain_timeout(&self) -> Option<Instant> {
+        self.ending.next_pass.filter(|_| self.desk.shared.is(DRAINING))
     }
 
     /// Closes the connections after [`super::NodeShared::close`]; called once a turn.

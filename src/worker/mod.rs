@@ -328,6 +328,7 @@ impl<N: Network> Worker<N> {
             self.core.gateways_timeout(),
             self.core.desk.checks.as_ref().and_then(GroupChecks::poll_timeout),
             self.core.survey_timeout(),
+            self.core.drain_timeout(),
         ];
         inline.chain(others.into_iter().flatten()).min()
     }
