@@ -201,23 +201,25 @@ class Pci(Scene):
         expected = [sum(taken[queue + device.queues :: device.queues]) for queue in range(device.queues)]
         ensure(out[: device.queues] == expected and sum(out) > 0, f"the device hashes in another way: {workers}")
 
+    def ends_naming(self, guest, fault):
+        """The gateway ends with this error."""
+        log = self.ended(guest, 1)
+        ensure(f"stoq-gateway: {fault}" in log, f"the error is not {fault}:\n{log}")
+        print(log.splitlines()[-1], flush=True)
+
     def pulled(self, guest, at):
         """The gateway ends with an error that names its port, when the device is pulled."""
         self.serves(guest, at, 1, 1500)
         self.pings(84)
         guest.monitor("device_del nic")
-        log = self.ended(guest, 1)
-        ensure(f"stoq-gateway: port {at} was removed" in log, f"no error names the port:\n{log}")
-        print(log.splitlines()[-1], flush=True)
+        self.ends_naming(guest, f"port {at} was removed")
 
     def reset(self, guest, at):
         """The gateway ends with an error that names its port, when the physical function is reset, and serves again after its next start."""
         self.serves(guest, at, 1, 1500)
         self.pings(84)
         guest.line("/bin/ip link set eth0 down && /bin/ip link set eth0 up")
-        log = self.ended(guest, 1)
-        ensure(f"stoq-gateway: port {at} was reset from outside" in log, f"no error names the port:\n{log}")
-        print(log.splitlines()[-1], flush=True)
+        self.ends_naming(guest, f"port {at} was reset from outside")
         self.serves(guest, at, 1, 1500)
         self.pings(84)
         self.transfers(self.client("gateway", inside(self.outside)))

@@ -2,7 +2,7 @@
 
 use crate::passing::slow;
 use crate::support::caller::{End, Peer};
-use crate::support::gathering::Gathering;
+use crate::support::gathering::{Gathering, source};
 use crate::support::liar::Lie;
 use crate::support::{Setup, World, gateway_address, gateway_node, payload, route, selected};
 use bytes::Bytes;
@@ -27,10 +27,6 @@ fn put(world: &mut World, peer: &Peer, index: usize, bytes: &[u8]) {
     let request = world.caller(peer).put_by(peer, route(&[index]).hop(), bytes, 0);
     world.finish(peer, request);
     assert!(matches!(world.caller(peer).request(request).end(), End::Done { .. }));
-}
-
-fn source(peer: &Peer, lanes: Option<Lanes>) -> GatherSource {
-    GatherSource { connection: peer.connection, remote: None, node: peer.node, route: None, lanes }
 }
 
 fn begin(world: &mut World, peers: &[Peer], token: AnyToken, want: Want) {

@@ -3,11 +3,11 @@
 use crate::gather::lanes_encoded;
 use crate::skew::measured_costs;
 use crate::support::caller::Peer;
-use crate::support::gathering::Gathering;
+use crate::support::gathering::{Gathering, source};
 use crate::support::{Setup, World, gateway_v4, payload};
 use std::time::Duration;
 use stoq::counters::Counter;
-use stoq::gather::{GatherSource, Want};
+use stoq::gather::Want;
 use stoq::limits::SHARD_BYTES_MAX;
 use stoq::nic::simulated::LinkConfig;
 use stoq::shard::{Coding, Descriptor, Lanes};
@@ -39,15 +39,8 @@ fn got_over(connections: usize) -> Duration {
     let bytes = payload(PAYLOAD_BYTES);
     let token = world.put(&peers[0], &bytes);
     world.gateway.charge_work(measured_costs(), world.now);
-    let source = |peer: &Peer| GatherSource {
-        connection: peer.connection,
-        remote: None,
-        node: peer.node,
-        route: None,
-        lanes: None,
-    };
     let begun = world.now;
-    let sources = peers.iter().map(source).collect();
+    let sources = peers.iter().map(|peer| source(peer, None)).collect();
     world.caller(&peers[0]).gathering = Some(Gathering::new(token.into(), Want::Payload, sources));
     world.run(PATIENCE, "a gathering", |world| {
         world.caller(&peers[0]).gathering.as_ref().is_some_and(|gathering| gathering.end.is_some())

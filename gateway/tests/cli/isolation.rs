@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 use stoq::application::{Application, Outbox, Placement, Received};
-use stoq::client::{Client, ClientError, CloseReason, ConnectOptions, Peer, Prepared, PutOptions};
+use stoq::client::{Client, ClientError, CloseReason, ConnectOptions, Kept, Peer, Prepared, PutOptions};
 use stoq::limits::LOG_FLUSH_MS_MAX;
 use stoq::node::{ApplicationHost, Hosted};
 use stoq::queue::{Command as Answer, ConnectionEvent, ConnectionId, Credit, Delivery, RequestId};
@@ -118,6 +118,16 @@ async fn on_both(site: &Site) -> [(Client, Peer); 2] {
     found.map(Option::unwrap)
 }
 
+/// A put to the application that holds it.
+async fn put_held(peer: &Peer) -> Result<Kept, ClientError> {
+    let options = PutOptions { queue: Some(FRAGILE), ..PutOptions::default() };
+    peer.put_with(&Prepared::bytes("held"), options, |_| {}).await
+}
+
+fn wait_until_held(remote: &Remote) {
+    wait_until("the request is held", || get(remote, "/debug/connections").contains("\"requests\":1"));
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -128,14 +138,10 @@ fn a_worker_that_panics_ends_the_gateway_once_the_others_have_finished() {
     let (mut gateway, remote) = start(&mut site, "drain");
     runtime().block_on(async {
         let [(_one, stays), (_other, falls)] = on_both(&site).await;
-        let (payload, options) =
-            (Prepared::bytes("held"), PutOptions { queue: Some(FRAGILE), ..PutOptions::default() });
-        let put = stays.put_with(&payload, options, |_| {});
+        let put = put_held(&stays);
         let rest = async {
             // The request is there: messages overtake it no more.
-            wait_until("the request is held", || {
-                get(&remote, "/debug/connections").contains("\"requests\":1")
-            });
+            wait_until_held(&remote);
             falls.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
             assert_eq!(with_patience(falls.closed()).await, CloseReason::Reset);
             wait_until("the drain begins", || remote.get("/readyz").unwrap().1.contains("draining"));
@@ -170,13 +176,9 @@ fn a_second_signal_ends_a_drain_at_once_with_the_fault_that_began_it() {
         let (mut gateway, remote) = start(&mut site, "drain");
         runtime().block_on(async {
             let [(_one, stays), (_other, other)] = on_both(&site).await;
-            let (payload, options) =
-                (Prepared::bytes("held"), PutOptions { queue: Some(FRAGILE), ..PutOptions::default() });
-            let put = stays.put_with(&payload, options, |_| {});
+            let put = put_held(&stays);
             let rest = async {
-                wait_until("the request is held", || {
-                    get(&remote, "/debug/connections").contains("\"requests\":1")
-                });
+                wait_until_held(&remote);
                 if falls {
                     other.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
                     assert_eq!(with_patience(other.closed()).await, CloseReason::Reset);

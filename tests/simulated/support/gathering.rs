@@ -1,5 +1,6 @@
 //! A gathering that the test's own application hosts, and its result.
 
+use super::caller::Peer;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -9,6 +10,11 @@ use stoq::queue::{CloseReason, ConnectionId, Delivery};
 use stoq::record::ErrorCode;
 use stoq::shard::{Blob, Descriptor, Lanes, StripeDecoder};
 use stoq::token::AnyToken;
+
+/// A holder without a route.
+pub(crate) fn source(peer: &Peer, lanes: Option<Lanes>) -> GatherSource {
+    GatherSource { connection: peer.connection, remote: None, node: peer.node, route: None, lanes }
+}
 
 /// One gathering.
 pub(crate) struct Gathering {

@@ -3,10 +3,10 @@
 use super::{Asked, LIED_ABOUT, Open, Simulation, way};
 use crate::samples::{Sample, blob, samples};
 use crate::support::caller::Peer;
-use crate::support::gathering::Gathering;
+use crate::support::gathering::{Gathering, source};
 use crate::support::{DISCARD, ECHO, SEED, encoding, gateway_address, gateway_node, route, selected};
 use rand::Rng;
-use stoq::gather::{GatherSource, Want};
+use stoq::gather::Want;
 use stoq::hop::Route;
 use stoq::nic::simulated::LinkConfig;
 use stoq::record::{Descriptor, Mirror};
@@ -183,14 +183,8 @@ impl Simulation {
         if peers.is_empty() || caller.gathering.as_ref().is_some_and(|gathering| gathering.end.is_none()) {
             return;
         }
-        let source = |peer: &Peer| GatherSource {
-            connection: peer.connection,
-            remote: None,
-            node: peer.node,
-            route: None,
-            lanes: None,
-        };
-        let (token, sources) = (samples().payloads[sample].token, peers.iter().map(source).collect());
+        let (token, sources) =
+            (samples().payloads[sample].token, peers.iter().map(|peer| source(peer, None)).collect());
         caller.gathering = Some(Gathering::new(token.into(), Want::Payload, sources));
     }
 }
