@@ -349,6 +349,10 @@ impl Stream {
         id: StreamId,
         cx: &mut Reading<'_, '_>,
     ) -> (ReadEnd, bool) {
+        // A verify thread may answer between two streams of a half: QUIC no longer knows the first one.
+        if self.source.is_ended() {
+            return (ReadEnd::Blocked, false);
+        }
         if cx.flow.has_gaps() {
             self.order.take_apart();
         }

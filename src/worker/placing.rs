@@ -70,6 +70,10 @@ impl Placing {
         if self.due.is_none_or(|due| due <= now) {
             self.count_packets(work.total(), now);
         }
+        // The packets of connections that have ended are no load any more. They are taken to have been as busy as the others.
+        if connections < self.connections {
+            self.packets = self.packets * connections as u64 / self.connections as u64;
+        }
         self.connections = connections;
         self.round = self.round.wrapping_add(1);
         to.store(LoadView { round: self.round, load: self.load(connections), must_prove });
@@ -267,6 +271,22 @@ mod tests {
         placing.publish(&place, (work, 2, true), now + 100 * interval);
         let LoadView { load, must_prove, .. } = place.view();
         assert!(must_prove && load < 2 * LOAD_CONNECTION_LEN + 16, "{load} packets");
+    }
+
+    #[test]
+    fn connections_that_end_take_their_packets_along() {
+        let (mut placing, place, mut now) = (Placing::default(), PublishedLoad::default(), Instant::now());
+        let mut work = WorkDone::default();
+        for _ in 0..100 {
+            work.packets += 8000;
+            placing.publish(&place, (work, 4, false), now);
+            now += Duration::from_millis(LOAD_INTERVAL_MS);
+        }
+        let packets = place.view().load - 4 * LOAD_CONNECTION_LEN;
+        placing.publish(&place, (work, 1, false), now - Duration::from_micros(1));
+        assert_eq!(place.view().load, packets / 4 + LOAD_CONNECTION_LEN);
+        placing.publish(&place, (work, 0, false), now - Duration::from_micros(1));
+        assert_eq!(place.view().load, 0, "a new connection is not sent away for an old one");
     }
 
     #[test]

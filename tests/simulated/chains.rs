@@ -210,6 +210,24 @@ fn parts_that_arrive_in_reverse_are_read_in_order() {
     assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0);
 }
 
+#[test]
+fn a_verify_thread_that_answers_between_two_parts_ends_nothing() {
+    let (mut world, raw) = with_settings(Some(1));
+    world.gateway.verify(1, Duration::from_millis(5));
+    let bytes = payload(PART + 1);
+    let (request, encoding) = put(&bytes);
+    let first = accepted(&mut world, raw, &request);
+    let (begun, rest) = encoding.split_at(PART - request.len());
+    world.raw_mut(raw).send_on(first, begun, true);
+    // The thread has answered for all of the first stream before the second begins.
+    world.pass(Duration::from_millis(100));
+    assert!(world.gateway.count(Counter::GroupChecksBytes) > PART as u64 / 2);
+    let rest = [&record(&Continuation { stream: first.into() })[..], rest].concat();
+    world.raw_mut(raw).send(Dir::Uni, &rest, true);
+    answered_well(&mut world, raw, first);
+    assert_eq!(world.gateway.count(Counter::ProtocolErrors), 0);
+}
+
 /// The gateway stops a stream that begins with CONTINUATION of this one.
 #[track_caller]
 fn refused(previous: impl Fn(&mut World, Raw) -> StreamId, code: ErrorCode) {
