@@ -19,7 +19,7 @@ ruff_tool
 "$tool" check --no-cache --quiet
 "$tool" format --no-cache --quiet --check || die "Python is not as its formatter writes it: $tool format"
 say "the search of the benchmarks, and what they make of long paths"
-(cd scripts/bench && PYTHONPATH=.. PYTHONDONTWRITEBYTECODE=1 python3 -m unittest --quiet test_ndr test_wan)
+(cd scripts/bench && PYTHONPATH=.. PYTHONDONTWRITEBYTECODE=1 python3 -m unittest --quiet test_ndr test_scale test_wan)
 say "licenses, sources, duplicates"
 if command -v cargo-deny >/dev/null; then
     cargo deny --locked check bans licenses sources

@@ -142,3 +142,16 @@ class Run:
             conditions = list(rounds.values())[-1]["conditions"]
             rows[row] = {"conditions": conditions, **figures}
         return {"environment": self.environment, "rows": rows, "missing": self.missing}
+
+
+def spliced(page, heading, following, written):
+    """The page with this section instead of the one that it has, or before the heading of the section that follows."""
+    start = page.find(heading + "\n")
+    if start < 0:
+        start = end = page.find(following + "\n")
+        if start < 0:
+            start = end = len(page)
+    else:
+        end = page.find("\n## ", start)
+        end = len(page) if end < 0 else end + 1
+    return page[:start] + written + page[end:]

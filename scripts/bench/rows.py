@@ -25,6 +25,8 @@ from harness import (
 )
 from mesh import Mesh
 from results import PEERS
+from scale import Scale
+from scale import parse as parse_scale
 from scene import (
     CLIENT_CORE,
     END_S,
@@ -81,6 +83,8 @@ class Rows(Bench):
         self.memory_bytes = payload_bytes + (64 << 20)
         #: memif's ring length by MTU, as its binary logarithm.
         self.rsizes, self.failed, self.found = {}, [], {}
+        #: Where the next processes run.
+        self.gateway_cores, self.client_cores = [GATEWAY_CORE], [CLIENT_CORE]
 
     def __enter__(self):
         super().__enter__()
@@ -104,6 +108,8 @@ class Rows(Bench):
             with self.scope():
                 if parse(row):
                     Wan(self, row, number).measure()
+                elif parse_scale(row):
+                    Scale(self, row).measure()
                 else:
                     self.measure(base if variant in ("plain", "unsummed", "verified") else row)
         except (Absent, Overrun) as reason:
@@ -118,6 +124,16 @@ class Rows(Bench):
                 print(*(self / log).read_text().splitlines()[-20:], sep="\n", file=sys.stderr)
         else:
             self.record(self.found)
+
+    @contextlib.contextmanager
+    def cores_of(self, gateway, client):
+        """Meanwhile, the cores of both processes."""
+        before = self.gateway_cores, self.client_cores
+        self.gateway_cores, self.client_cores = gateway, client
+        try:
+            yield
+        finally:
+            self.gateway_cores, self.client_cores = before
 
     def measure(self, row):
         """Measures a row by its name."""
@@ -179,7 +195,7 @@ class Rows(Bench):
         path, log = self / "result.json", self / "client.log"
         with path.open("wb") as taken, log.open("wb") as other:
             streams = (taken, other) if result == "stdout" else (subprocess.DEVNULL, taken)
-            command = [*within, *pinned(CLIENT_CORE), *map(str, command)]
+            command = [*within, *pinned(*self.client_cores), *map(str, command)]
             self.found["client"] = measured(command, stdout=streams[0], stderr=streams[1])
         # The log shares standard error.
         lines = [line for line in path.read_text().splitlines() if line.startswith("{")]
@@ -193,7 +209,7 @@ class Rows(Bench):
 
     def serve(self, within=()):
         """Starts the gateway on its core."""
-        self.served = self.gateway("gateway", [*within, *pinned(GATEWAY_CORE)]).serves()
+        self.served = self.gateway("gateway", [*within, *pinned(*self.gateway_cores)]).serves()
 
     def stop(self):
         """Ends the gateway, and notes what it took and counted."""

@@ -1,4 +1,4 @@
-"""What scripts/bench/run.sh runs, once it has looked at the machine: run.py [--compare OLD.json] [ROW...], or run.py --wan"""
+"""What scripts/bench/run.sh runs, once it has looked at the machine: run.py [--compare OLD.json] [ROW...], run.py --wan, or run.py --scale"""
 
 import json
 import os
@@ -10,6 +10,9 @@ from pathlib import Path
 from harness import ensure, main, run, say
 from results import MEMIF, NAMED, PEERS, Run
 from rows import Rows
+from scale import machine
+from scale import parse as parse_scale
+from scale import rows as scale_rows
 from scene import CLIENT_CORE, DPDK_MIB, SOCKET_BYTES, environment, how_built, pinned
 from wan_rows import parse
 from wan_rows import rows as wan_rows
@@ -20,8 +23,8 @@ ALL += [row for row, _ in NAMED if row not in ALL]
 #: Rows of names without an MTU that are measured over memif.
 PLAIN_MEMIF = ("ping", "ping-load", "put-tmpfs", "put-disk", "get-hot", "get-piped")
 DOCS = Path("docs/benchmarks")
-#: What the last run of all rows of long paths found.
-WAN = DOCS / "wan.json"
+#: The rows that are measured by themselves, by option: all of them, which those are, and what writes their section of the page from a summary.
+APART = {"--wan": (wan_rows, parse, "wan"), "--scale": (scale_rows, parse_scale, "scale")}
 
 
 def memif_mtu(row):
@@ -29,6 +32,8 @@ def memif_mtu(row):
     row = row.removeprefix("plain-").removeprefix("unsummed-").removeprefix("verified-")
     if row.startswith("quic-") or parse(row):
         return None
+    if scale := parse_scale(row):
+        return scale[1]
     if row in PLAIN_MEMIF or row.startswith("handshakes-"):
         return 1500
     return next((mtu for mtu in (1500, 9000) if f"-{mtu}" in row), None)
@@ -93,9 +98,9 @@ def publish(it):
     plots = tool("plot.py", it.out, DOCS).strip()
     text = tool("table.py", it.out, plots, it / "coding.txt", it / "pktgen.md")
     DOCS.with_suffix(".md").write_text(text)
-    # The rows of long paths are measured by themselves.
-    if WAN.exists():
-        tool("wan_docs.py", WAN, DOCS)
+    for _, _, name in APART.values():
+        if (kept := DOCS / f"{name}.json").exists():
+            tool(f"{name}_docs.py", kept, DOCS)
     say(f"wrote docs/benchmarks.md and {it.out}")
 
 
@@ -105,13 +110,15 @@ def bench():
         old = arguments[1] if arguments[1:] else ""
         ensure(Path(old).is_file(), "--compare takes the JSON of an earlier run, such as docs/benchmarks/run.json")
         arguments = arguments[2:]
-    is_wan = arguments == ["--wan"]
-    if is_wan:
-        arguments = []
-    rows = arguments or setting("ROWS", "").split() or (wan_rows() if is_wan else ALL)
+    apart = APART.get(arguments[0]) if len(arguments) == 1 else None
+    if apart:
+        every, belongs, section = apart
+        option, arguments = arguments[0], []
+    rows = arguments or setting("ROWS", "").split() or (every() if apart else ALL)
     for row in rows:
-        ensure(row in ALL or parse(row), f'no row "{row}"; rows: {" ".join([*ALL, *wan_rows()])}')
-    ensure(not is_wan or all(map(parse, rows)), "--wan measures wan rows alone; ROWS names others")
+        known = row in ALL or parse(row) or parse_scale(row)
+        ensure(known, f'no row "{row}"; rows: {" ".join([*ALL, *wan_rows(), *scale_rows()])}')
+    ensure(not apart or all(map(belongs, rows)), f"{apart and option} measures its own rows alone; ROWS names others")
     rounds, rsize = int(setting("ROUNDS", "5")), setting("RSIZE")
     sizes = [int(setting(*each)) for each in (("BYTES", "4000000000"), ("PAYLOAD", "1073741824"), ("TRIPS", "50000"))]
     built, plain = executables(rows, not arguments)
@@ -126,7 +133,10 @@ def bench():
         it.reserve(2 * DPDK_MIB + (it.memory_bytes >> 20))
         it.out.parent.mkdir(parents=True, exist_ok=True)
         it.out.write_text("")
-        it.record(environment(how_built(it.bin), rounds))
+        common = environment(how_built(it.bin), rounds)
+        if any(map(parse_scale, rows)):
+            common["environment"]["beside"] = machine()
+        it.record(common)
         for mtu in sorted(set(filter(None, map(memif_mtu, rows)))):
             it.rsizes[mtu] = int(rsize or 10)
             if not rsize:
@@ -136,14 +146,15 @@ def bench():
                 say(f"round {number} of {rounds}: {row}")
                 it.row(row, number)
         summary = it.out.with_suffix(".json")
+        parts = [("table.py", it.out), *((f"{name}_docs.py", summary) for _, _, name in APART.values())]
         summary.write_text(json.dumps(Run.load(it.out).summary(), indent=1) + "\n")
-        if is_wan:
+        if apart:
             DOCS.mkdir(exist_ok=True)
-            shutil.copy(summary, WAN)
-            tool("wan_docs.py", WAN, DOCS)
-            say(f"wrote docs/benchmarks.md, {WAN} and {it.out}")
+            kept = Path(shutil.copy(summary, DOCS / f"{section}.json"))
+            tool(f"{section}_docs.py", kept, DOCS)
+            say(f"wrote docs/benchmarks.md, {kept} and {it.out}")
         elif arguments:
-            print(tool("table.py", it.out), tool("wan_docs.py", summary), sep="", end="")
+            print(*(tool(script, path) for script, path in parts), sep="", end="")
             say(f"wrote {it.out} and {summary}")
         else:
             publish(it)

@@ -4,6 +4,7 @@
 #   scripts/bench/run.sh            every row, ROUNDS times, one after another in turn; writes docs/benchmarks.md
 #   scripts/bench/run.sh ROW...     these rows alone; prints the tables instead
 #   scripts/bench/run.sh --wan      every wan row; writes their section of docs/benchmarks.md, and docs/benchmarks/wan.json
+#   scripts/bench/run.sh --scale    every scale row, for a machine of up to 14 cores; writes their section of docs/benchmarks.md, and docs/benchmarks/scale.json
 #   scripts/bench/run.sh --compare OLD.json [ROW...]    prints ratios to an earlier run as well
 #
 # Rows: OPERATION-MTU[-c16 | -c256][-s4], which is goodput over memif of message, put, put-unchecked, get or get-unchecked, at MTU
@@ -17,6 +18,10 @@
 # Rows of long paths, ten seconds each, which a run of every row leaves to --wan: wan-WHO-RATE-RTT[-LOSS][-reorder], such as
 # wan-stoq-300M-50ms-0.1%, through examples/long_path. WHO is stoq, stoq-reserved, tcp-cubic, tcp-bbr, quinn, s2n-quic or quiche; any rate
 # in Mbit/s, round trip in ms and loss in % are a row. A run during which the long path was late is thrown away and said to be.
+#
+# Rows of several workers a side, which a run of every row leaves to --scale: scale-OPERATION-MTU-wN[-vN][-qN], such as scale-put-9000-w4-v4.
+# OPERATION is message, put, get, file-put or file-get; wN workers a side, vN verify threads at the side that receives, and qN queues that the workers share.
+# CORES names the cores in the order in which they are used, where the kernel does not know which of them share one.
 #
 # Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run
 # (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips (50000); RSIZE, the binary logarithm of memif's ring

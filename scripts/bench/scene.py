@@ -42,8 +42,8 @@ QUIC = {
 HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
 
 
-def pinned(core):
-    return ["taskset", "-c", str(core)]
+def pinned(*cores):
+    return ["taskset", "-c", ",".join(map(str, cores))]
 
 
 def memory(pid):

@@ -4,7 +4,8 @@ import unittest
 
 from harness import Failed
 from wan import COLD_S, STEADY_S, Overrun, goodput, kept_up
-from wan_docs import HEADING, NEXT, lines, section, spliced
+from results import spliced
+from wan_docs import HEADING, NEXT, lines, section
 from wan_rows import WHO, Path, parse, rows
 
 REPORT = {"at_s": 1.0, "taken": 0, "released": 0, "tail_dropped": 0, "lost": 0, "held_back": 0}
@@ -76,9 +77,9 @@ class Wan(unittest.TestCase):
 
     def test_the_section_replaces_itself_and_nothing_else(self):
         page = f"# A\n\n## B\n\nb\n\n{NEXT}\n\nc\n"
-        once = spliced(page, f"{HEADING}\n\none\n\n")
+        once = spliced(page, HEADING, NEXT, f"{HEADING}\n\none\n\n")
         self.assertEqual(once, f"# A\n\n## B\n\nb\n\n{HEADING}\n\none\n\n{NEXT}\n\nc\n")
-        self.assertEqual(spliced(once, f"{HEADING}\n\none\n\n"), once)
+        self.assertEqual(spliced(once, HEADING, NEXT, f"{HEADING}\n\none\n\n"), once)
 
     def test_a_picture_leaves_out_what_was_not_measured(self):
         drawn = lines("t", "u", ["a", "b", "c"], [("one", "#000", [1, None, 3]), ("two", "#111", [None, None, 2])], "n")

@@ -9,7 +9,7 @@ import sys
 from html import escape
 from pathlib import Path
 
-from results import median
+from results import median, spliced
 from wan_rows import (
     FRAME_BYTES,
     LOSSES,
@@ -197,19 +197,6 @@ def draw(summary, directory):
             yield f"![{title}]({directory.name}/{name}.svg)"
 
 
-def spliced(page, written):
-    """The page with this section instead of the one that it has, or before the section that comes next."""
-    start = page.find(HEADING + "\n")
-    if start < 0:
-        start = end = page.find(NEXT + "\n")
-        if start < 0:
-            start = end = len(page)
-    else:
-        end = page.find("\n## ", start)
-        end = len(page) if end < 0 else end + 1
-    return page[:start] + written + page[end:]
-
-
 def main():
     summary = json.loads(Path(sys.argv[1]).read_text())
     if not sys.argv[2:]:
@@ -218,7 +205,7 @@ def main():
     directory = Path(sys.argv[2])
     directory.mkdir(exist_ok=True)
     page = directory.with_suffix(".md")
-    page.write_text(spliced(page.read_text(), "\n".join(section(summary, [*draw(summary, directory)])) + "\n"))
+    page.write_text(spliced(page.read_text(), HEADING, NEXT, "\n".join(section(summary, [*draw(summary, directory)])) + "\n"))
 
 
 if __name__ == "__main__":
