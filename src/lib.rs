@@ -71,6 +71,8 @@ pub mod varint;
 
 pub mod token;
 
+pub mod manifest;
+
 pub mod shard;
 
 pub mod record;
