@@ -99,6 +99,7 @@ mod part_file;
 
 pub mod download;
 pub mod gathered_file;
+pub mod output_tree;
 
 pub mod network;
 
