@@ -8,11 +8,13 @@
 //! download has the gateway describe the payload, and fetches the missing groups, in any case the last one. If it matches, so does the
 //! length; if not, this gateway is wrong, and another one continues with the same part.
 
-use crate::client::{AskOptions, ClientError, FetchOptions, Peer};
+use crate::client::{AskOptions, ClientError, FetchOptions, FetchReader, Peer};
 use crate::limits::GROUP_BYTES;
-use crate::part_file::{NOT_AS_WRITTEN, PartFile, WriteOrder};
+use crate::part_file::{NOT_AS_WRITTEN, OutputPlace, PartFile, WriteOrder};
 use crate::record::{ErrorCode, ErrorRecord};
 use crate::token::{Ranges, Token};
+use bytes::Bytes;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -35,7 +37,15 @@ impl Download {
     /// [`ClientError::File`], with the fix: `output` exists already, another process downloads to it, its directory cannot be
     /// written, or a file with the part's name is no part of this payload.
     pub fn open(output: &Path, token: Token) -> Result<Self, ClientError> {
-        let mut part = PartFile::open(output, token.into(), WriteOrder::Rising)?;
+        Self::of(PartFile::open(output, token.into(), WriteOrder::Rising)?, token)
+    }
+
+    /// Like [`Self::open`], for an output whose directory is open.
+    pub(crate) fn at(place: OutputPlace, token: Token) -> Result<Self, ClientError> {
+        Self::of(PartFile::at(place, token.into(), WriteOrder::Rising)?, token)
+    }
+
+    fn of(mut part: PartFile, token: Token) -> Result<Self, ClientError> {
         let file = part.file();
         let have = if part.continues() {
             last_group(file.metadata().map_err(|error| part.failed(error))?.len())
@@ -70,7 +80,7 @@ impl Download {
         &mut self,
         peer: &Peer,
         options: AskOptions,
-        mut progress: impl FnMut(u64, u64),
+        progress: impl FnMut(u64, u64),
     ) -> Result<(), ClientError> {
         if self.length.is_some() {
             return Ok(());
@@ -83,13 +93,23 @@ impl Download {
             let from = self.have.min(last_group(length.saturating_sub(1)));
             (Some(length), if length == 0 { Ranges::all() } else { Ranges::covering(from..length)? })
         };
-        let mut at = ranges.iter().next().map_or(0, |run| run.start * GROUP_BYTES as u64);
+        let at = ranges.iter().next().map_or(0, |run| run.start * GROUP_BYTES as u64);
         let options = FetchOptions { ranges, route: options.route, ..FetchOptions::default() };
-        let mut fetch = peer.fetch_with(self.token, options).await?;
-        let length = fetch.length();
-        if let Some(claimed) = claimed.filter(|&claimed| claimed != length) {
-            return Err(two_lengths(claimed, length));
+        let fetch = peer.fetch_with(self.token, options).await?;
+        if let Some(claimed) = claimed.filter(|&claimed| claimed != fetch.length()) {
+            return Err(two_lengths(claimed, fetch.length()));
         }
+        self.take(fetch, at, progress).await
+    }
+
+    /// Writes what `fetch` gives from byte `at` of the payload on, up to the payload's end.
+    pub(crate) async fn take(
+        &mut self,
+        mut fetch: FetchReader,
+        mut at: u64,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<(), ClientError> {
+        let length = fetch.length();
         if self.have == 0 {
             self.part.note()?;
         }
@@ -97,7 +117,7 @@ impl Download {
         while let Some(chunk) = fetch.chunk().await {
             let chunk = chunk?;
             self.part.keep(true);
-            self.part.file().write_all_at(&chunk, at).map_err(|error| self.part.failed(error))?;
+            self.write(&chunk, at)?;
             at += chunk.len() as u64;
             self.have = self.have.max(at);
             progress(self.have, length);
@@ -108,6 +128,26 @@ impl Download {
         }
         (self.length, self.have) = (Some(length), length);
         Ok(())
+    }
+
+    /// A payload that is here as a whole.
+    pub(crate) fn with(mut self, payload: Bytes) -> Result<Self, ClientError> {
+        let length = payload.len() as u64;
+        self.part.file().set_len(0).map_err(|error| self.part.failed(error))?;
+        (self.have, self.length) = (0, Some(length));
+        self.write(&payload, 0)?;
+        self.have = length;
+        Ok(self)
+    }
+
+    /// Writes bytes of the payload. Behind the part's end, groups of zeros become holes.
+    fn write(&self, bytes: &Bytes, at: u64) -> Result<(), ClientError> {
+        let written = if at < self.have {
+            self.part.file().write_all_at(bytes, at)
+        } else {
+            write_with_holes(self.part.file(), bytes, at)
+        };
+        written.map_err(|error| self.part.failed(error))
     }
 
     /// The length that the gateway claims, bytes.
@@ -135,6 +175,23 @@ impl Download {
     }
 }
 
+/// Writes at the end of a file, which is at `at`. Groups of zeros are not written: they are holes.
+pub(crate) fn write_with_holes(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    let is_hole = |group: &[u8]| group.iter().all(|&byte| byte == 0);
+    let mut start = 0;
+    for (group, whole) in bytes.chunks(GROUP_BYTES).enumerate() {
+        let here = group * GROUP_BYTES;
+        if is_hole(whole) {
+            file.write_all_at(&bytes[start..here], at + start as u64)?;
+            start = here + whole.len();
+        }
+    }
+    if start < bytes.len() {
+        return file.write_all_at(&bytes[start..], at + start as u64);
+    }
+    file.set_len(at + bytes.len() as u64)
+}
+
 fn two_lengths(described: u64, answered: u64) -> ClientError {
     let reason = format!(
         "the gateway describes {described} bytes and answers with a payload of {answered}: one of its lengths is wrong; ask \
@@ -146,4 +203,33 @@ fn two_lengths(described: u64, answered: u64) -> ClientError {
 /// Where the last, incomplete group of this many bytes begins.
 fn last_group(bytes: u64) -> u64 {
     bytes - bytes % GROUP_BYTES as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn groups_of_zeros_are_holes_wherever_they_are() {
+        let group = GROUP_BYTES;
+        let zeros = |len: usize| vec![0; len];
+        let sevens = |len: usize| vec![7; len];
+        for (bytes, blocks_max) in [
+            ([sevens(group), zeros(16 * group), sevens(5)].concat(), 2 * group + 8192),
+            ([zeros(16 * group), sevens(group)].concat(), group + 8192),
+            ([sevens(100), zeros(16 * group)].concat(), group + 8192),
+            (zeros(16 * group + 1), 8192),
+            (sevens(3 * group + 1), 4 * group + 8192),
+            (Vec::new(), 0),
+        ] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(b"begin", 0).unwrap();
+            write_with_holes(&file, &bytes, 5).unwrap();
+            let mut there = vec![0; bytes.len() + 5];
+            file.read_exact_at(&mut there, 0).unwrap();
+            assert!(there[5..] == bytes[..] && file.metadata().unwrap().len() == there.len() as u64);
+            assert!(file.metadata().unwrap().blocks() * 512 <= (blocks_max + 8192) as u64);
+        }
+    }
 }

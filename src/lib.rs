@@ -71,6 +71,8 @@ pub mod varint;
 
 pub mod token;
 
+pub mod manifest;
+
 pub mod shard;
 
 pub mod record;
@@ -97,6 +99,7 @@ mod part_file;
 
 pub mod download;
 pub mod gathered_file;
+pub mod output_tree;
 
 pub mod network;
 

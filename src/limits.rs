@@ -300,6 +300,8 @@ pub const NOTE_BYTES_MAX: u64 = 4096;
 pub const PART_READ_BYTES: usize = 1 << 20;
 /// Attempts to open a part file that another get deletes meanwhile.
 pub const PART_TRIES_MAX: usize = 16;
+/// A file of many that is read into memory and put, or fetched into memory and written, bytes; longer ones go through memory in pieces.
+pub const FILE_IN_MEMORY_BYTES: u64 = 256 << 10;
 /// Pieces of a payload that wait for the reader of standard output or a pipe.
 pub const STREAM_PIECES_LEN: usize = 8;
 /// Batches of a payload being put that wait for the worker.

@@ -73,6 +73,20 @@ pub fn result(text: impl Display, done: &str) -> Result<(), OutputError> {
     line(&text).inspect_err(|_| note(format_args!("{done}; standard output did not take this:\n{text}")))
 }
 
+/// Like [`result()`], for a line that may not be UTF-8, as names of files.
+///
+/// # Errors
+/// Standard output is closed by its reader, or full.
+pub fn result_bytes(line: &[u8], done: &str) -> Result<(), OutputError> {
+    if was_closed(io::stdout().as_fd()) {
+        return result(String::from_utf8_lossy(line), done);
+    }
+    let written = write_all(io::stdout().as_fd(), &[line, b"\n"].concat(), None);
+    written.map_err(OutputError::from).inspect_err(|_| {
+        note(format_args!("{done}; standard output did not take this:\n{}", String::from_utf8_lossy(line)));
+    })
+}
+
 /// Prints a line on standard error. A failure is ignored.
 pub fn note(text: impl Display) {
     let _ = write_all(io::stderr().as_fd(), format!("{text}\n").as_bytes(), None);

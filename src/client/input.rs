@@ -100,6 +100,14 @@ impl Input {
         Self::of(name.into(), file)
     }
 
+    /// A file that is open, from its present position to its end, with the name that messages give it.
+    ///
+    /// # Errors
+    /// [`ClientError::Input`] for an input that has no end; [`ClientError::File`] if the system cannot describe it.
+    pub fn file(name: impl Into<String>, file: File) -> Result<Self, ClientError> {
+        Self::of(name.into(), file)
+    }
+
     /// Any reader, with the name that messages give it.
     pub fn reader(name: impl Into<String>, reader: impl Read + Send + 'static) -> Self {
         Self { name: name.into(), from: From::Stream(Box::new(reader)) }

@@ -22,6 +22,8 @@ pub struct PrepareOptions {
     /// The directory for temporary files, which hold inputs without a length, and parity. They have no name, and are gone when the
     /// [`Prepared`] is dropped or the process ends in any way.
     pub spool: Option<PathBuf>,
+    /// A file of at most this length is read into memory, and is closed then; 0: none. A sharded one is not.
+    pub memory_bytes: u64,
 }
 
 /// The shape of a payload's stripes.
@@ -110,6 +112,9 @@ impl Preparing<'_> {
     }
 
     fn file(&self, mut file: File, length: u64, watch: FileStamp) -> Result<Prepared, ClientError> {
+        if let Some(prepared) = self.in_memory(&mut file, length, &watch)? {
+            return Ok(prepared);
+        }
         let found = self.in_place(&mut file, length)?;
         if watch.has_changed(&file).map_err(|source| self.failed(source))? {
             return Err(ClientError::Changed { path: self.name.into() });
@@ -130,6 +135,34 @@ impl Preparing<'_> {
             true => Err(ClientError::Changed { path: self.name.into() }),
             false => Ok(prepared),
         }
+    }
+
+    /// Reads a short file into memory; `None` if it is long, or has another length than the system says.
+    fn in_memory(
+        &self,
+        file: &mut File,
+        length: u64,
+        watch: &FileStamp,
+    ) -> Result<Option<Prepared>, ClientError> {
+        // A file of the length 0 may have bytes nevertheless, and be such that it can be read once.
+        if length == 0 || length > self.options.memory_bytes || self.options.sharding.is_some() {
+            return Ok(None);
+        }
+        let mut read = || {
+            let mut bytes = vec![0; length as usize + 1];
+            let len = read_full(file, &mut bytes)?;
+            bytes.truncate(len);
+            file.rewind()?;
+            Ok(bytes)
+        };
+        let mut bytes = read().map_err(|source| self.failed(source))?;
+        // Where the time may not tell that the file was written to while it was read, its bytes do.
+        let is_same = !watch.is_blind() || read().map_err(|source| self.failed(source))? == bytes;
+        if !is_same || watch.has_changed(file).map_err(|source| self.failed(source))? {
+            return Err(ClientError::Changed { path: self.name.into() });
+        }
+        bytes.shrink_to_fit();
+        Ok((bytes.len() as u64 == length).then(|| Prepared::bytes(bytes)))
     }
 
     fn in_place(&self, file: &mut File, length: u64) -> Result<InPlace, ClientError> {
@@ -255,7 +288,7 @@ mod tests {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(&bytes).unwrap();
             for sharding in [None, sharding] {
-                let options = PrepareOptions { sharding, spool: None };
+                let options = PrepareOptions { sharding, ..PrepareOptions::default() };
                 let stream = || Input::reader("a stream", io::Cursor::new(bytes.clone()));
                 let (streamed, filed) =
                     (stream().prepare(&options), Input::open(file.path()).unwrap().prepare(&options));
@@ -268,6 +301,27 @@ mod tests {
             let token = Input::reader("a stream", io::Cursor::new(bytes)).token().unwrap();
             assert_eq!(token, Input::open(file.path()).unwrap().token().unwrap());
         }
+    }
+
+    #[test]
+    fn a_short_file_is_in_memory_and_a_longer_one_is_read_in_place() {
+        let options = PrepareOptions { memory_bytes: 100, ..PrepareOptions::default() };
+        for (len, in_memory) in [(0, false), (1, true), (100, true), (101, false)] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&vec![7; len]).unwrap();
+            let prepared = Input::open(file.path()).unwrap().prepare(&options).unwrap();
+            assert_eq!((prepared.token, prepared.length), (Token::of(&vec![7; len]), len as u64));
+            assert_eq!(matches!(prepared.content.data, Data::Memory(_)), in_memory, "{len}");
+        }
+        // The system says 0 for it, and it has bytes.
+        let read = Input::open(Path::new("/proc/version")).unwrap().prepare(&options).unwrap();
+        assert_eq!(read.token, Token::of(&std::fs::read("/proc/version").unwrap()));
+        // Longer than the system said when it was opened.
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[7; 50]).unwrap();
+        let input = Input::open(file.path()).unwrap();
+        file.write_all(&[8; 10]).unwrap();
+        assert!(matches!(input.prepare(&options), Err(ClientError::Changed { .. })));
     }
 
     #[test]
@@ -294,7 +348,8 @@ mod tests {
             }
         }
         let sharding = Some(Sharding { shard_bytes: 16_384, data: 65, parity: 2 });
-        let refused = Input::reader("unread", Unread).prepare(&PrepareOptions { sharding, spool: None });
+        let refused = Input::reader("unread", Unread)
+            .prepare(&PrepareOptions { sharding, ..PrepareOptions::default() });
         assert!(matches!(refused, Err(ClientError::Shape(_))));
     }
 }

@@ -17,9 +17,9 @@ mod place;
 use crate::client::ClientError;
 use crate::limits::{PART_READ_BYTES, PART_TRIES_MAX};
 use crate::token::{AnyToken, Token};
-use error::{file_error, refused};
+pub(crate) use error::{file_error, refused};
 use note::{FoundNote, Note};
-use place::Place;
+pub(crate) use place::OutputPlace;
 use rustix::fs::{FileType, OFlags, Stat, fstat};
 use rustix::io::Errno;
 use std::fs::{File, TryLockError};
@@ -39,7 +39,7 @@ pub(crate) enum WriteOrder {
 /// A part: the file that is being filled.
 #[derive(Debug)]
 pub(crate) struct PartFile {
-    place: Place,
+    place: OutputPlace,
     file: File,
     token: AnyToken,
     order: WriteOrder,
@@ -58,7 +58,11 @@ impl PartFile {
     /// [`ClientError::File`], with the fix: `output` exists, its directory cannot be written, another get writes the part, or a file
     /// with the part's name belongs to another program.
     pub(crate) fn open(output: &Path, token: AnyToken, order: WriteOrder) -> Result<Self, ClientError> {
-        let place = Place::of(output)?;
+        Self::at(OutputPlace::of(output)?, token, order)
+    }
+
+    /// Like [`Self::open`], for an output whose directory is open.
+    pub(crate) fn at(place: OutputPlace, token: AnyToken, order: WriteOrder) -> Result<Self, ClientError> {
         place.check_vacant()?;
         for _ in 0..PART_TRIES_MAX {
             if let Some((file, made)) = take(&place)? {
@@ -210,7 +214,7 @@ impl PartFile {
             }
             Err(error) => {
                 let what = if error == Errno::EXIST {
-                    "appeared while it was being fetched, and is not replaced".to_owned()
+                    place::TAKEN.to_owned()
                 } else {
                     format!("the payload cannot get this name: {error}")
                 };
@@ -263,7 +267,7 @@ impl Drop for PartFile {
 
 /// Makes the part, or opens an existing one, and locks it. Returns the file, and whether it was made; `None` if the file was
 /// removed meanwhile.
-fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
+fn take(place: &OutputPlace) -> Result<Option<(File, bool)>, ClientError> {
     let path = place.path(&place.part);
     let failed = |error: Errno| refused(&path, cannot_make(error));
     let (file, made) = match place.create(&place.part) {
@@ -299,7 +303,7 @@ fn take(place: &Place) -> Result<Option<(File, bool)>, ClientError> {
 }
 
 /// Refuses a file that no get of this user made.
-fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError> {
+fn check_ours(place: &OutputPlace, path: &Path, stat: &Stat) -> Result<(), ClientError> {
     let kind = FileType::from_raw_mode(stat.st_mode);
     let what = match kind {
         FileType::RegularFile if stat.st_nlink > 1 => "has a second name, whose content would change with it",
@@ -324,7 +328,7 @@ fn check_ours(place: &Place, path: &Path, stat: &Stat) -> Result<(), ClientError
 }
 
 /// Whether the part's name belongs to this open file.
-fn is_at(place: &Place, file: &File) -> Result<bool, Errno> {
+fn is_at(place: &OutputPlace, file: &File) -> Result<bool, Errno> {
     let (named, opened) = (place.stat(&place.part)?, fstat(file)?);
     Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)))
 }

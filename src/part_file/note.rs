@@ -1,6 +1,6 @@
 //! A part's note: a small file beside it.
 
-use super::place::Place;
+use super::place::OutputPlace;
 use crate::limits::NOTE_BYTES_MAX;
 use crate::token::AnyToken;
 use rustix::fs::OFlags;
@@ -41,7 +41,7 @@ impl Note {
     }
 
     /// Reads the file under the note's name.
-    pub(super) fn find(place: &Place) -> FoundNote {
+    pub(super) fn find(place: &OutputPlace) -> FoundNote {
         let foreign = |error: Errno| FoundNote::Foreign(error.to_string());
         match place.stat(&place.note) {
             Ok(None) => return FoundNote::Nothing,
@@ -72,7 +72,7 @@ impl Note {
     }
 
     /// Writes the note, durably, in place of an earlier one. The part must be empty: for a moment it has no note.
-    pub(super) fn write(&self, place: &Place) -> io::Result<()> {
+    pub(super) fn write(&self, place: &OutputPlace) -> io::Result<()> {
         place.remove(&place.note)?;
         let text = serde_json::to_vec(self)?;
         let mut file = place.create(&place.note)?;

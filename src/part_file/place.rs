@@ -3,7 +3,7 @@
 //! Every call is relative to the opened directory. A directory that is renamed meanwhile stays the same one. Only the last
 //! component of a path can be a symbolic link, which is never followed.
 
-use super::error::refused;
+use super::error::{file_error, refused};
 use crate::client::ClientError;
 use crate::limits::NAME_BYTES_MAX;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat};
@@ -11,16 +11,19 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Hex digits of the hash of a name that is too long for a suffix.
 const HASH_DIGITS: usize = 16;
 
+/// The fate of an output whose name is gone when its bytes are there.
+pub(super) const TAKEN: &str = "appeared while it was being fetched, and is not replaced";
+
 /// The place of an output.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct OutputPlace {
     pub(super) output: PathBuf,
     directory: OwnedFd,
     name: OsString,
@@ -28,7 +31,7 @@ pub(super) struct Place {
     pub(super) note: OsString,
 }
 
-impl Place {
+impl OutputPlace {
     /// Opens the directory of `output` and chooses the names of its part and its note.
     pub(super) fn of(output: &Path) -> Result<Self, ClientError> {
         let text = output.as_os_str().as_bytes();
@@ -50,6 +53,11 @@ impl Place {
             };
             refused(output, text)
         })?;
+        Self::at(directory, name, output.into())
+    }
+
+    /// The place of the file `name` in `directory`, which messages call `output`.
+    pub(crate) fn at(directory: OwnedFd, name: &OsStr, output: PathBuf) -> Result<Self, ClientError> {
         let name_max = rustix::fs::fstatvfs(&directory).map_or(0, |system| system.f_namemax);
         let name_max = if name_max == 0 { NAME_BYTES_MAX } else { name_max as usize };
         if name.len() > name_max {
@@ -57,10 +65,49 @@ impl Place {
                 "the name has {} bytes, and names in this directory have {name_max} at most; give a shorter one",
                 name.len()
             );
-            return Err(refused(output, text));
+            return Err(refused(&output, text));
         }
         let (part, note) = (with_suffix(name, ".part", name_max), with_suffix(name, ".part.json", name_max));
-        Ok(Self { output: output.into(), directory, name: name.into(), part, note })
+        Ok(Self { output, directory, name: name.into(), part, note })
+    }
+
+    /// The output's path, for messages.
+    pub(crate) fn output(&self) -> &Path {
+        &self.output
+    }
+
+    /// The file that has the output's name; `None` if there is none. Anything but a file is refused.
+    pub(crate) fn existing(&self) -> Result<Option<File>, ClientError> {
+        let failed = |error: Errno| file_error(&self.output, error.into());
+        match self.stat(&self.name).map_err(failed)? {
+            None => Ok(None),
+            Some(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
+                self.open(&self.name, OFlags::RDONLY).map(Some).map_err(failed)
+            }
+            Some(_) => self.check_vacant().map(|()| None),
+        }
+    }
+
+    /// Makes a file without a name in the directory; `None` if the file system has none (NFS, FUSE).
+    pub(crate) fn unnamed(&self) -> Result<Option<File>, ClientError> {
+        let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o666));
+        match rustix::fs::openat(&self.directory, ".", flags, mode) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(file_error(&self.output, error.into())),
+        }
+    }
+
+    /// Gives a file of [`Self::unnamed`] the output's name, if the name is free; false if /proc is not there to do it by.
+    pub(crate) fn give_name_to(&self, file: &File) -> Result<bool, ClientError> {
+        // linkat(2): without CAP_DAC_READ_SEARCH this is the way.
+        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match rustix::fs::linkat(CWD, open, &self.directory, &self.name, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::PERM | Errno::XDEV) => Ok(false),
+            Err(Errno::EXIST) => Err(refused(&self.output, TAKEN)),
+            Err(error) => Err(file_error(&self.output, error.into())),
+        }
     }
 
     /// The path of a name beside the output.
@@ -202,16 +249,18 @@ fn beginning(name: &[u8], room: usize) -> &[u8] {
 mod tests {
     use super::*;
 
-    fn place() -> (tempfile::TempDir, Place) {
+    fn place() -> (tempfile::TempDir, OutputPlace) {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place::of(&directory.path().join("out")).unwrap();
+        let place = OutputPlace::of(&directory.path().join("out")).unwrap();
         std::fs::write(directory.path().join("out.part"), b"whole").unwrap();
         (directory, place)
     }
 
     #[test]
     fn no_way_of_giving_a_name_replaces_an_existing_file() {
-        for way in [Place::give_name, Place::give_name_by_link, Place::give_name_by_placeholder] {
+        for way in
+            [OutputPlace::give_name, OutputPlace::give_name_by_link, OutputPlace::give_name_by_placeholder]
+        {
             let (directory, place) = place();
             std::fs::write(&place.output, b"another's").unwrap();
             assert_eq!(way(&place), Err(Errno::EXIST));

@@ -102,6 +102,19 @@ impl Token {
         &self.0
     }
 
+    /// Reads the root as 64 hex digits, as [`Token::hex`] writes it.
+    ///
+    /// # Errors
+    /// [`TokenError::Text`] if these are no 64 hex digits.
+    pub fn from_hex(hex: &str) -> Result<Self, TokenError> {
+        let mut root = [0; 32];
+        if hex.len() != 64 {
+            return Err(TokenError::Text);
+        }
+        HEXLOWER_PERMISSIVE.decode_mut(hex.as_bytes(), &mut root).map_err(|_| TokenError::Text)?;
+        Ok(Self(root))
+    }
+
     /// Reads the 33 bytes of the wire.
     ///
     /// # Errors
@@ -145,13 +158,7 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let hex = text.strip_prefix(TEXT_PREFIX).ok_or(TokenError::Text)?;
-        let mut root = [0; 32];
-        if hex.len() != 64 {
-            return Err(TokenError::Text);
-        }
-        HEXLOWER_PERMISSIVE.decode_mut(hex.as_bytes(), &mut root).map_err(|_| TokenError::Text)?;
-        Ok(Self(root))
+        Self::from_hex(text.strip_prefix(TEXT_PREFIX).ok_or(TokenError::Text)?)
     }
 }
 

@@ -33,5 +33,6 @@ mod ports;
 mod spread;
 mod streams;
 mod tools;
+mod trees;
 mod verify;
 mod wide;

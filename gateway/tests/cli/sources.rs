@@ -168,8 +168,7 @@ fn endless_inputs_and_inputs_that_are_no_files_are_refused_by_name() {
     let of = |tool: &str| if tool == "put" { site.client(tool) } else { with_tool(tool) };
     for tool in ["put", "token"] {
         for (path, what) in [
-            (directory.as_path(), "is a directory; give an archive of it"),
-            (&socket, "is a socket; have a program that reads it"),
+            (socket.as_path(), "is a socket; have a program that reads it"),
             (&link, "is a socket"),
             (Path::new("/dev/zero"), "is a character device"),
             (Path::new("/dev/urandom"), "is a character device"),
@@ -195,6 +194,10 @@ fn endless_inputs_and_inputs_that_are_no_files_are_refused_by_name() {
         let (_, stderr) = run(of(tool).arg("/proc/self/mem"), 1);
         assert!(stderr.contains("/proc/self/mem: Input/output error"), "{stderr}");
     }
+    // A directory has a token for each of its files, by a put.
+    let (_, stderr) = run(with_tool("token").arg(&directory), 1);
+    assert!(stderr.contains("directory is a directory; give an archive of it"), "{stderr}");
+    assert!(run(site.client("put").arg(&directory), 0).1.contains("0 files of 0 bytes are kept"));
     assert_eq!(site.kept(), (vec![], vec![]));
 }
 

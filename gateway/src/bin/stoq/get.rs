@@ -1,6 +1,7 @@
 //! `stoq get TOKEN -o FILE`.
 
 use crate::gather;
+use crate::many;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
 use crate::session::{ClientOptions, ConnectionCount};
@@ -20,26 +21,32 @@ const DONE: &str = "the payload is here, every byte checked";
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The token, as `stoq put` printed it: b3: and 64 hex digits of a payload, or set: and 64 of a sharded one.
-    token: AnyToken,
+    #[arg(required_unless_present = "manifest")]
+    token: Option<AnyToken>,
+    /// Get the files of this manifest, as `stoq put --manifest` or `b3sum` wrote it, into the directory -o: each under its name there, never
+    /// outside. "-" is standard input. Files that are there and right are skipped, those of other bytes are not replaced, and the same
+    /// command continues an interrupted get. Each file comes over one of the --connections
+    #[arg(long, value_name = "IN", conflicts_with = "token")]
+    manifest: Option<PathBuf>,
     /// The file to write; an existing file is not replaced. Until every byte is written, read back and checked, it is called FILE.part.
     /// To continue an interrupted get, run the same command again; a get of shards, from several gateways or over several connections begins anew. "-", a pipe
     /// or a character device gets the bytes in order, each checked before it is written.
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    pub(crate) output: PathBuf,
     /// Fetch from these gateways at once, and drop those that are slow, wrong or gone: node IDs, names of
     /// [[gateway]] sections in the configuration file, or addresses. A gateway without a known address is
     /// reached through the connected gateway.
     #[arg(long, value_name = "GATEWAY,…", value_delimiter = ',', conflicts_with = "via")]
-    from: Vec<String>,
+    pub(crate) from: Vec<String>,
     /// Connections to each gateway, 1 to 64, over the workers of both sides: one connection is never faster than one core. "auto": one for
     /// each worker of this client, which on kernel sockets has one a core, up to 4, unless --config has [workers]. A get over several connections writes
     /// in any order and begins anew when it was interrupted
     #[arg(long, value_name = "COUNT", default_value = "1")]
-    connections: ConnectionCount,
+    pub(crate) connections: ConnectionCount,
     #[command(flatten)]
-    route: RouteArgs,
+    pub(crate) route: RouteArgs,
     #[command(flatten)]
-    options: ClientOptions,
+    pub(crate) options: ClientOptions,
 }
 
 /// The result of a get.
@@ -59,9 +66,18 @@ enum Target {
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    match (args.token, args.manifest.clone()) {
+        (Some(token), _) => one(token, args),
+        (None, Some(manifest)) => many::get::run(args, &manifest),
+        // clap asks for one of them.
+        (None, None) => Ok(()),
+    }
+}
+
+fn one(named: AnyToken, args: Args) -> anyhow::Result<()> {
     let to_stdout = stream::is_standard_output(&args.output);
     let stream = stream::open(&args.output)?;
-    let token = match args.token {
+    let token = match named {
         AnyToken::Content(token) if args.from.is_empty() && args.connections == ConnectionCount::Count(1) => {
             token
         }
@@ -72,7 +88,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
             ))
             .into());
         }
-        _ => return gathered(args),
+        _ => return gathered(named, args),
     };
     // Before the network: faults of the file are reported at once.
     let target = match stream {
@@ -96,7 +112,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let (network, workers, cipher) = (online.client.network(), online.workers, online.cipher);
     if args.options.json {
         let result = serde_json::json!({
-            "operation": "get", "token": args.token.to_string(), "bytes": length, "resumed_at": resumed_at, "verified": true,
+            "operation": "get", "token": named.to_string(), "bytes": length, "resumed_at": resumed_at, "verified": true,
             "seconds": elapsed.as_secs_f64(), "check_seconds": checking.map(|checking| checking.as_secs_f64()),
             "gbit_per_s": rate, "gateway": gateway, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });
@@ -113,8 +129,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn gathered(args: Args) -> anyhow::Result<()> {
-    let file = GatheredFile::open(&args.output, args.token)?;
+fn gathered(token: AnyToken, args: Args) -> anyhow::Result<()> {
+    let file = GatheredFile::open(&args.output, token)?;
     let (setup, connections) = args.options.open_for(args.connections, &args.from)?;
     let online = setup.start()?;
     let route = args.route.route(&online.gateways)?;
@@ -122,7 +138,7 @@ fn gathered(args: Args) -> anyhow::Result<()> {
     let outcome = online.block_on(async {
         let bar = progress(quiet, "get", 0);
         let from = gather::Sources { gateways: &args.from, connections, route };
-        let outcome = gather::run(&online, args.token, from, file, &bar).await?;
+        let outcome = gather::run(&online, token, from, file, &bar).await?;
         bar.finish_and_clear();
         Ok(outcome)
     })?;
@@ -132,7 +148,7 @@ fn gathered(args: Args) -> anyhow::Result<()> {
     if args.options.json {
         let given: Vec<_> = given.iter().map(gather::json).collect();
         let result = serde_json::json!({
-            "operation": "get", "token": args.token.to_string(), "bytes": summary.length, "verified": true,
+            "operation": "get", "token": token.to_string(), "bytes": summary.length, "verified": true,
             "decoded": summary.decoded, "seconds": elapsed.as_secs_f64(), "check_seconds": checking.as_secs_f64(),
             "gbit_per_s": rate, "holders": given, "unreached": unreached, "network": network, "workers": workers, "cipher": cipher.name(), "version": env!("CARGO_PKG_VERSION"),
         });

@@ -19,7 +19,7 @@ pub(crate) fn open(file: &Path, quiet: bool) -> Result<Input, ClientError> {
 }
 
 pub(crate) fn options(shards: Option<Shards>, spool: Option<PathBuf>) -> PrepareOptions {
-    PrepareOptions { sharding: shards.map(|shards| shards.0), spool }
+    PrepareOptions { sharding: shards.map(|shards| shards.0), spool, ..PrepareOptions::default() }
 }
 
 /// Prepares `input` on a thread of its own, so that signals are handled while a pipe's writer or a disk is

@@ -6,6 +6,7 @@ mod get;
 mod identity;
 mod input;
 mod locate;
+mod many;
 mod mirror;
 mod output;
 mod path;

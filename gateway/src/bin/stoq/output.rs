@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use stoq_gateway::config::ConfigError;
 pub(crate) use stoq_gateway::faults::{EndedEarly, Interrupted, Usage};
-pub(crate) use stoq_gateway::output::{failed, line, note, result};
+pub(crate) use stoq_gateway::output::{failed, line, note, result, result_bytes};
 
 /// A progress bar on a terminal; nothing elsewhere.
 pub(crate) fn progress(quiet: bool, what: &'static str, bytes: u64) -> ProgressBar {

@@ -1,12 +1,13 @@
-//! `stoq put FILE`, and `stoq put -`.
+//! `stoq put FILE`, and `stoq put -`: one payload. Several are [`crate::many::put`]'s.
 
 use crate::input;
+use crate::many;
 use crate::output::{self, Usage, gbit_per_s, progress};
 use crate::route::RouteArgs;
 use crate::session::{ClientOptions, ConnectionCount, Online};
 use crate::shards::Shards;
 use crate::spread::Spread;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use stoq::client::{Kept, PUT_QUEUE, Prepared, PutOptions};
 use stoq::shard::{Descriptor, Lanes};
@@ -18,38 +19,52 @@ const DONE: &str = "the put is done: the gateway has checked and keeps the paylo
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The input: a file, a pipe, a block device, or "-" for standard input (a file of that name is ./-).
+    /// The input: a file, a directory with everything in it, a pipe, a block device, or "-" for standard input (a file of that name is ./-).
     /// Input without a length is first read to its end into a temporary file. A put fails if the file changes
-    /// meanwhile.
-    file: PathBuf,
+    /// meanwhile. Of several files, or of a directory, each is a payload of its own: a line of its token, its size and its name
+    /// says that the gateway keeps it. Files that cannot be put do not stop the others; the exit code is 1 then. In a directory, symbolic
+    /// links, devices, pipes and sockets are skipped.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Write the files' tokens and names to OUT, once all files were tried: what `b3sum --check OUT` and `stoq get --manifest OUT` read.
+    /// An earlier manifest is replaced, and no other file
+    #[arg(long, value_name = "OUT")]
+    pub(crate) manifest: Option<PathBuf>,
     /// The queue of the gateway's application.
     #[arg(long, default_value_t = PUT_QUEUE)]
-    queue: u64,
+    pub(crate) queue: u64,
     /// The requested lease: 90s, 45m, 12h, 30d. A number alone is seconds.
     #[arg(long, default_value = "30d", value_name = "TIME")]
-    lease: Seconds,
+    pub(crate) lease: Seconds,
     /// Put it as shards: data+parity shards a stripe, such as 16+4, or 16+4@65536 with the length of a shard in bytes. Any 16 of the 20
     /// lanes then restore the file. Prints the set's token as well.
     #[arg(long, value_name = "K+M[@BYTES]")]
-    shards: Option<Shards>,
+    pub(crate) shards: Option<Shards>,
     /// Put only these lanes, such as 0-3,17; without it all of them.
     #[arg(long, requires = "shards")]
     lanes: Option<Lanes>,
     /// The directory for temporary files: the bytes of a pipe, and the parity of --shards. They have no name, and vanish however the
     /// command ends [default: TMPDIR, or /tmp].
     #[arg(long, value_name = "DIR")]
-    spool: Option<PathBuf>,
+    pub(crate) spool: Option<PathBuf>,
     /// Connections to the gateway, over the workers of both sides; at most 8 carry a put. Each puts lanes of one set, and the gateway makes them the payload:
-    /// it writes all but the first of them twice. "auto": see `stoq get`
+    /// it writes all but the first of them twice. Several files are spread over the connections, each on one. "auto": see `stoq get`
     #[arg(long, value_name = "COUNT", default_value = "1")]
-    connections: ConnectionCount,
+    pub(crate) connections: ConnectionCount,
     #[command(flatten)]
-    route: RouteArgs,
+    pub(crate) route: RouteArgs,
     #[command(flatten)]
-    options: ClientOptions,
+    pub(crate) options: ClientOptions,
 }
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
+    match &args.files[..] {
+        [file] if args.manifest.is_none() && !file.is_dir() => one(&file.clone(), args),
+        _ => many::put::run(args),
+    }
+}
+
+fn one(file: &Path, args: Args) -> anyhow::Result<()> {
     // Faults of the command line, the file or the gateway are reported before the input is read: a pipe can
     // be read only once.
     let preparing = input::options(args.shards, args.spool);
@@ -58,7 +73,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     {
         return Err(Usage(format!("--lanes {lanes}: the set has the lanes {}", shards.lanes())).into());
     }
-    let input = input::open(&args.file, args.options.quiet)?;
+    let input = input::open(file, args.options.quiet)?;
     let (setup, connections) = args.options.open_for(args.connections, &[])?;
     let online = setup.start()?;
     let route = args.route.route(&online.gateways)?;
