@@ -4,11 +4,13 @@ mod checking;
 mod pacing;
 mod steering;
 mod store;
+mod streams;
 
 pub use checking::*;
 pub use pacing::*;
 pub use steering::*;
 pub use store::*;
+pub use streams::*;
 
 /// Frames or datagrams requested from the network in one burst.
 pub const RX_BURST_LEN: usize = 64;
@@ -441,8 +443,6 @@ pub const WINDOW_BYTES_MAX: u64 = 1 << 30;
 /// A half of a stream that is longer is carried on by another stream, bytes. quinn-proto walks the unacknowledged chunks of a stream for each
 /// packet, and takes no stream with more than about a thousand gaps.
 pub const STREAM_PART_BYTES: u64 = 2 << 20;
-/// Unidirectional streams at once, of each side. With [`STREAM_PART_BYTES`], what one connection may have on its way.
-pub const STREAMS_UNI_LEN_MAX: u64 = 256;
 /// The time that one packet may take at a connection's own rate, milliseconds: keep-alives and acknowledgments wait behind it.
 pub const PACKET_MS_MAX: u64 = 50;
 /// The smallest budget of the memory that a process promises to its peers, bytes: the windows of a few of them, and their answers.

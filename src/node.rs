@@ -355,9 +355,7 @@ impl NodeConfig {
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
             tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");
         }
-        let transports = |quic: &QuicConfig| {
-            ByFamily::new(|family| quic.transport(device_mtu, family, crate::limits::REQUESTS_LEN_MAX))
-        };
+        let transports = |quic: &QuicConfig| ByFamily::new(|family| quic.node_transport(device_mtu, family));
         let server = self.server.clone().map(|crypto| {
             let mut shared = ServerConfig::with_crypto(crypto);
             shared

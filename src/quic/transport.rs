@@ -4,7 +4,7 @@ use super::congestion::{Congestion, factory};
 use super::release::Releasable;
 use crate::limits::{
     ACK_DELAY_MS, CONNECTIONS_PER_NODE_DEFAULT, MTU_RETRY_MS, MTU_STEP_BYTES_MIN, MTU_STEPS_LEN,
-    PACKET_MS_MAX, PACKET_THRESHOLD_LEN_MAX, REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX, WINDOW_FIRST_BYTES,
+    PACKET_MS_MAX, PACKET_THRESHOLD_LEN_MAX, STREAMS_FIRST_LEN, STREAMS_UNI_LEN_MAX, WINDOW_FIRST_BYTES,
 };
 use crate::memory;
 use crate::wire::IpFamily;
@@ -115,7 +115,7 @@ impl Transports {
     pub(crate) fn to(&self, remote: SocketAddr, side: Side, control: &PeerControl) -> Arc<TransportConfig> {
         let quic = self.quic.with(control);
         let quic = if side.is_server() { quic.opening() } else { quic };
-        quic.transport(self.device_mtu, IpFamily::of(remote.ip()), REQUESTS_LEN_MAX)
+        quic.node_transport(self.device_mtu, IpFamily::of(remote.ip()))
     }
 }
 
@@ -175,8 +175,23 @@ impl Default for QuicConfig {
 }
 
 impl QuicConfig {
-    /// The quinn-proto configuration for connections of one family over a device of this MTU (layer-3 bytes).
+    /// The quinn-proto configuration for connections of one family over a device of this MTU (layer-3 bytes), whose peers may open this
+    /// number of bidirectional streams at once.
     pub fn transport(&self, device_mtu: u16, family: IpFamily, max_requests: u64) -> Arc<TransportConfig> {
+        self.transport_of(device_mtu, family, (max_requests, STREAMS_UNI_LEN_MAX))
+    }
+
+    /// The same for a node's connections: their sessions let peers open more streams.
+    pub(crate) fn node_transport(&self, device_mtu: u16, family: IpFamily) -> Arc<TransportConfig> {
+        self.transport_of(device_mtu, family, (STREAMS_FIRST_LEN, STREAMS_FIRST_LEN))
+    }
+
+    fn transport_of(
+        &self,
+        device_mtu: u16,
+        family: IpFamily,
+        (bidirectional, unidirectional): (u64, u64),
+    ) -> Arc<TransportConfig> {
         let largest = self.largest_payload(device_mtu, family).min(self.timely_payload());
         let mut transport = TransportConfig::default();
         transport
@@ -191,8 +206,8 @@ impl QuicConfig {
             .stream_receive_window(VarInt::from_u32(self.stream_receive_window_bytes))
             .receive_window(VarInt::from_u32(self.receive_window_bytes))
             .send_window(self.send_window_bytes.into())
-            .max_concurrent_bidi_streams(VarInt::from_u64(max_requests).unwrap_or(VarInt::MAX))
-            .max_concurrent_uni_streams(VarInt::from_u64(STREAMS_UNI_LEN_MAX).unwrap_or(VarInt::MAX))
+            .max_concurrent_bidi_streams(VarInt::from_u64(bidirectional).unwrap_or(VarInt::MAX))
+            .max_concurrent_uni_streams(VarInt::from_u64(unidirectional).unwrap_or(VarInt::MAX))
             .initial_mtu(self.first_payload(largest))
             .min_mtu(UDP_PAYLOAD_BYTES_MIN)
             .mtu_discovery_config(self.mtu_discovery.then(|| self.discovery(largest)))

@@ -4,13 +4,14 @@
 //! and holds at most a bounded window of each stream: each side is read only while the other has room. Equal FETCHes share one answer.
 
 mod flow;
+mod looks;
 #[cfg(test)]
 mod tests;
 mod waits;
 
 use crate::application::{Application, Outbox, Received};
 use crate::counters::{Counter, Counters};
-use crate::limits::{MERGE_LEN_MAX, MERGE_LOOK_MS, MERGE_STALL_MS, RELAY_REACH_MS, RELAY_STALL_MS};
+use crate::limits::{MERGE_LEN_MAX, RELAY_REACH_MS};
 use crate::queue::{
     AppPort, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending, Forward, RequestId,
 };
@@ -21,10 +22,10 @@ use crate::token::AnyToken;
 use crate::worker::WorkerStatus;
 use bytes::Bytes;
 use flow::{FetchKey, Flow, FlowStage, Member, Upstream};
-use rustc_hash::FxHashSet;
+use looks::Round;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use waits::Waits;
@@ -46,11 +47,14 @@ pub struct Relay {
     /// Flows that wait for a peer gateway that is not connected yet.
     waiting: Waits,
     /// Flows with more than one member.
-    merged: FxHashSet<usize>,
-    /// When to look at them.
-    merged_at: Option<Instant>,
-    /// When to look for peers that read nothing.
-    look_at: Option<Instant>,
+    merged: BTreeSet<usize>,
+    /// The looks at them.
+    merged_round: Round,
+    /// The looks for peers that read nothing.
+    stall_round: Round,
+    /// Flows that were looked at.
+    #[cfg(test)]
+    looks: usize,
     /// The owner of a request to the next gateway is its flow. While a command waits, no delivery is taken.
     outbox: Outbox<usize>,
 }
@@ -66,9 +70,11 @@ impl Relay {
             upstream: Upstream::default(),
             joinable: HashMap::default(),
             waiting: Waits::default(),
-            merged: FxHashSet::default(),
-            merged_at: None,
-            look_at: None,
+            merged: BTreeSet::new(),
+            merged_round: Round::default(),
+            stall_round: Round::default(),
+            #[cfg(test)]
+            looks: 0,
             outbox: Outbox::default(),
         }
     }
@@ -157,7 +163,7 @@ impl Relay {
         });
         let other = key.as_ref().and_then(|key| self.joinable.get(key)).copied();
         if let Some(other) = other.filter(|&other| self.flows[other].members.len() < MERGE_LEN_MAX) {
-            return self.join(now, member, other);
+            return self.join(member, other);
         }
         let passing = match &key {
             Some(FetchKey {
@@ -190,13 +196,12 @@ impl Relay {
     }
 
     /// Lets a FETCH wait for the answer to one that was forwarded before.
-    fn join(&mut self, now: Instant, member: Member, other: usize) {
+    fn join(&mut self, member: Member, other: usize) {
         self.upstream.insert(member.request, other);
         let joined = &mut self.flows[other];
         joined.members.push(member);
         if joined.members.len() == 2 {
             self.merged.insert(other);
-            self.merged_at.get_or_insert(now + Duration::from_millis(MERGE_LOOK_MS));
         }
         self.counters().add(Counter::HopsMerged, 1);
     }
@@ -404,7 +409,7 @@ impl Relay {
         }
     }
 
-    /// Refuses requests that have waited too long for their peer gateway, and members that the pace of another one holds back.
+    /// Refuses requests that have waited too long for their peer gateway.
     fn give_up(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
         while let Some((_, flow)) = self.waiting.next_late(now) {
@@ -412,45 +417,7 @@ impl Relay {
             let reason = format!("no connection to {} within {RELAY_REACH_MS} ms", self.flows[flow].next);
             self.answer_failed(port, flow, &ErrorRecord::new(ErrorCode::UpstreamFailed, 0, reason));
         }
-        if self.merged_at.is_none_or(|at| at > now) {
-            return worked;
-        }
-        let mut held_back = Vec::new();
-        for &key in &self.merged {
-            let flow = &self.flows[key];
-            if now.duration_since(flow.progress) >= Duration::from_millis(MERGE_STALL_MS)
-                && !flow.members[0].answer.has_relay_room()
-            {
-                held_back.extend(flow.members[1..].iter().map(|member| member.request));
-            }
-        }
-        for &request in &held_back {
-            self.expel(
-                port,
-                request,
-                ErrorCode::Busy,
-                "another asker of the same payload held this answer back; ask again",
-            );
-        }
-        self.merged.retain(|&key| self.flows.get(key).is_some_and(|flow| flow.members.len() > 1));
-        self.merged_at = (!self.merged.is_empty()).then(|| now + Duration::from_millis(MERGE_LOOK_MS));
-        worked || !held_back.is_empty()
-    }
-
-    /// Refuses peers that have read nothing for long: their waiting bytes block the connection to the next gateway.
-    fn end_stalled(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let stall = Duration::from_millis(RELAY_STALL_MS);
-        self.look_at = Some(now + stall / 10);
-        let stalled = self
-            .flows
-            .iter()
-            .filter(|(_, flow)| flow.is_held_up() && now.duration_since(flow.progress) >= stall);
-        let stalled: Vec<_> = stalled.map(|(_, flow)| flow.members[0].request).collect();
-        for &request in &stalled {
-            let reason = "no byte of the answer was read for long, and others wait behind it; ask again";
-            self.expel(port, request, ErrorCode::Busy, reason);
-        }
-        !stalled.is_empty()
+        worked
     }
 }
 
@@ -467,18 +434,21 @@ impl Application for Relay {
                 Received::Other(delivery) => self.deliver(now, port, delivery),
             }
         }
-        if self.waiting.poll_timeout().is_some() || !self.merged.is_empty() {
+        if self.waiting.poll_timeout().is_some() {
             worked |= self.give_up(now, port);
         }
-        if !self.flows.is_empty() && self.look_at.is_none_or(|at| at <= now) {
+        if !self.merged.is_empty() {
+            worked |= self.end_held_back(now, port);
+        }
+        if !self.flows.is_empty() {
             worked |= self.end_stalled(now, port);
         }
         worked
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        let look = self.look_at.filter(|_| !self.flows.is_empty());
-        let merged = self.merged_at.filter(|_| !self.merged.is_empty());
+        let look = self.stall_round.due().filter(|_| !self.flows.is_empty());
+        let merged = self.merged_round.due().filter(|_| !self.merged.is_empty());
         self.waiting.poll_timeout().into_iter().chain(merged).chain(look).min()
     }
 }

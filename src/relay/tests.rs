@@ -1,7 +1,7 @@
 //! The relay without a worker.
 
 use super::*;
-use crate::limits::RELAY_WAITING_LEN_MAX;
+use crate::limits::{FLOWS_LEN_PER_TURN_MAX, RELAY_STALL_MS, RELAY_WAITING_LEN_MAX};
 use crate::queue::{Sleeper, WorkerPort, rings};
 use crate::record::Hop;
 
@@ -117,4 +117,25 @@ fn a_request_that_is_over_leaves_its_place_to_another() {
     bench.pass(Duration::from_millis(RELAY_REACH_MS));
     assert_eq!(bench.refused.len(), 1 + RELAY_WAITING_LEN_MAX);
     assert!(bench.relay.flows.is_empty() && bench.relay.waiting.poll_timeout().is_none());
+}
+
+#[test]
+fn flows_are_looked_at_in_parts_and_all_of_them_in_a_round() {
+    const FLOWS: usize = 1000;
+    let mut bench = Bench::new();
+    for _ in 0..FLOWS {
+        bench.ask();
+        bench.turn();
+    }
+    // The part of a round that has begun.
+    bench.pass(Duration::from_millis(RELAY_STALL_MS / 10));
+    bench.relay.looks = 0;
+    bench.now += Duration::from_millis(RELAY_STALL_MS / 10);
+    assert!(bench.relay.poll(bench.now, &mut bench.app), "flows are left to look at");
+    assert_eq!(bench.relay.looks, FLOWS_LEN_PER_TURN_MAX);
+    bench.turn();
+    assert!((FLOWS..2 * FLOWS + 64).contains(&bench.relay.looks), "{} looks", bench.relay.looks);
+    let looks = bench.relay.looks;
+    bench.turn();
+    assert_eq!(bench.relay.looks, looks, "the next round has its time");
 }

@@ -25,6 +25,7 @@ mod send;
 mod serving;
 mod silence;
 mod stream;
+mod stream_room;
 mod table;
 mod turns;
 mod untaken;
@@ -413,6 +414,7 @@ impl Session {
                 while let Some(id) = conn.streams().accept(dir) {
                     self.accept(conn, id, dir);
                 }
+                stream_room::widen(conn, dir);
             }
             StreamEvent::Readable { id } => self.arrived(conn, id, cx),
             StreamEvent::Writable { id } => self.turns.writable(self.chains.first_written(id)),

@@ -12,7 +12,7 @@ pub(crate) struct RequestSeats(Arc<AtomicUsize>);
 
 /// The seat of one request. Its drop gives it back.
 #[derive(Debug)]
-pub(super) struct RequestSeat(RequestSeats);
+pub(crate) struct RequestSeat(RequestSeats);
 
 impl RequestSeats {
     /// How many there are.
@@ -21,7 +21,7 @@ impl RequestSeats {
     }
 
     /// Takes a seat. Returns with it whether there was one: a request without one is refused, and counts until it is over.
-    pub(super) fn take(&self) -> (RequestSeat, bool) {
+    pub(crate) fn take(&self) -> (RequestSeat, bool) {
         let before = self.0.fetch_add(1, Relaxed);
         (RequestSeat(self.clone()), before < NODE_REQUESTS_LEN_MAX)
     }

@@ -95,7 +95,7 @@ pub(super) struct Conn {
     /// Batches sent in its present turn.
     pub(super) batches: usize,
     pub(super) origin: Origin,
-    /// Its place among the connections that its peer's node may have.
+    /// Its place among the connections that its peer's node may have. It is dropped after the session, which gives back the seats of requests.
     seat: NodeSeat,
     /// The node of a client whose certificate was refused.
     pub(super) refused: Option<NodeId>,

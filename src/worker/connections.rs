@@ -12,8 +12,8 @@ use std::time::Instant;
 /// A worker's connections.
 #[derive(Default)]
 pub(super) struct Connections {
-    /// By quinn-proto's handle.
-    slots: Vec<Option<Conn>>,
+    /// By quinn-proto's handle. Boxed: a table that grows moves pointers, not connections of kilobytes each.
+    slots: Vec<Option<Box<Conn>>>,
     /// Slots that are taken.
     len: usize,
     /// The number of the last connection: a slot is used again, a number is not for a long time.
@@ -105,11 +105,11 @@ impl Connections {
             slots.resize_with(at + 1, || None);
         }
         *len += usize::from(slots[at].is_none());
-        ConnEntry { slot, conn: slots[at].insert(conn), queues, timers }
+        ConnEntry { slot, conn: slots[at].insert(Box::new(conn)), queues, timers }
     }
 
     /// Takes a connection out.
-    pub(super) fn remove(&mut self, slot: u32) -> Option<Conn> {
+    pub(super) fn remove(&mut self, slot: u32) -> Option<Box<Conn>> {
         let conn = self.slots.get_mut(slot as usize).and_then(Option::take);
         self.len -= usize::from(conn.is_some());
         conn
@@ -129,7 +129,7 @@ impl Connections {
     pub(super) fn get(&self, slot: u32) -> Option<&Conn> {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
-        self.slots.get(slot as usize).and_then(Option::as_ref)
+        self.slots.get(slot as usize).and_then(Option::as_deref)
     }
 
     /// The connection in this slot.
@@ -138,7 +138,7 @@ impl Connections {
         #[cfg(test)]
         self.looks.set(self.looks.get() + 1);
         let Self { slots, queues, timers, .. } = self;
-        let conn = slots.get_mut(slot as usize).and_then(Option::as_mut)?;
+        let conn = slots.get_mut(slot as usize).and_then(Option::as_deref_mut)?;
         Some(ConnEntry { slot, conn, queues, timers })
     }
 

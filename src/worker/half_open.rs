@@ -10,7 +10,9 @@ use crate::limits::{
 };
 use crate::queue::ConnectionId;
 use crate::token_bucket::TokenBucket;
-use std::collections::VecDeque;
+use rustc_hash::FxHashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -19,12 +21,18 @@ const TELL_INTERVAL: Duration = Duration::from_secs(60);
 /// A site's network in IPv6 (RFC 4291 §2.5.4): its hosts count as one source.
 const NETWORK_V6_BITS: u32 = 64;
 
-/// A worker's half-open connections, oldest first.
+/// A worker's half-open connections. Each question is answered by an index, not by a walk over them.
 #[derive(Debug)]
 pub(super) struct HalfOpen {
-    entries: VecDeque<Entry>,
-    /// Entries whose standing is [`Standing::Unproven`].
-    unproven: usize,
+    /// By their numbers, oldest first.
+    entries: BTreeMap<u64, Entry>,
+    /// The number of each: this worker chose the identities.
+    numbers: FxHashMap<ConnectionId, u64>,
+    /// The next number.
+    next: u64,
+    failed: BTreeSet<u64>,
+    unproven: BTreeSet<u64>,
+    sources: Sources,
     /// Handshakes with addresses that proved nothing; a completed one is put back.
     signatures: TokenBucket,
     retries: TokenBucket,
@@ -51,11 +59,46 @@ enum Standing {
     Proven,
 }
 
+/// The entries of each source, by their numbers.
+#[derive(Debug, Default)]
+struct Sources {
+    /// Peers choose their addresses: the table is hashed with a key. None is empty.
+    of: HashMap<IpAddr, BTreeSet<u64>>,
+    /// How many entries each source has, and its oldest: the source of the victim is the last one.
+    ranks: BTreeSet<(usize, Reverse<u64>, IpAddr)>,
+}
+
+impl Sources {
+    /// Changes a source's entries by `change`, and its rank with them.
+    fn change(&mut self, source: IpAddr, change: impl FnOnce(&mut BTreeSet<u64>)) {
+        let numbers = self.of.entry(source).or_default();
+        let rank =
+            |numbers: &BTreeSet<u64>| numbers.first().map(|&oldest| (numbers.len(), Reverse(oldest), source));
+        let before = rank(numbers);
+        change(numbers);
+        let after = rank(numbers);
+        before.map(|rank| self.ranks.remove(&rank));
+        match after {
+            Some(rank) => _ = self.ranks.insert(rank),
+            None => _ = self.of.remove(&source),
+        }
+    }
+
+    /// The oldest entry of the source with the most entries; of several such sources, the oldest.
+    fn oldest_of_the_largest(&self) -> Option<u64> {
+        self.ranks.last().map(|&(_, Reverse(oldest), _)| oldest)
+    }
+}
+
 impl Default for HalfOpen {
     fn default() -> Self {
         Self {
-            entries: VecDeque::new(),
-            unproven: 0,
+            entries: BTreeMap::new(),
+            numbers: FxHashMap::default(),
+            next: 0,
+            failed: BTreeSet::new(),
+            unproven: BTreeSet::new(),
+            sources: Sources::default(),
             signatures: TokenBucket::new(UNPROVEN_HANDSHAKES_PER_S, UNPROVEN_HANDSHAKES_BURST),
             retries: TokenBucket::new(RETRIES_PER_S, RETRIES_BURST),
             lines: TokenBucket::every(TELL_INTERVAL, 1),
@@ -74,12 +117,12 @@ fn source(address: IpAddr) -> IpAddr {
 impl HalfOpen {
     /// How many there are, and how many of them are of clients that have not proven their addresses.
     pub(super) fn len(&self) -> (usize, usize) {
-        (self.entries.len(), self.unproven)
+        (self.entries.len(), self.unproven.len())
     }
 
     /// Whether a client must prove its address before its handshake begins.
     pub(super) fn must_prove(&self, now: Instant) -> bool {
-        self.unproven >= HALF_OPEN_UNPROVEN_LEN_MAX
+        self.unproven.len() >= HALF_OPEN_UNPROVEN_LEN_MAX
             || self.entries.len() >= HALF_OPEN_LEN_MAX
             || self.signatures.is_empty(now)
     }
@@ -108,13 +151,17 @@ impl HalfOpen {
 
     /// A handshake begins.
     pub(super) fn begin(&mut self, id: ConnectionId, remote: IpAddr, is_proven: bool, now: Instant) {
+        let (number, source) = (self.next, source(remote));
+        self.next += 1;
         let standing = if is_proven { Standing::Proven } else { Standing::Unproven };
         if !is_proven {
-            self.unproven += 1;
+            self.unproven.insert(number);
             self.signatures.take(now);
         }
         let due = now + Duration::from_millis(HANDSHAKE_MS_MAX);
-        self.entries.push_back(Entry { id, source: source(remote), standing, due });
+        self.entries.insert(number, Entry { id, source, standing, due });
+        self.numbers.insert(id, number);
+        self.sources.change(source, |numbers| _ = numbers.insert(number));
     }
 
     /// A handshake failed in its first packet.
@@ -126,24 +173,23 @@ impl HalfOpen {
 
     /// A handshake was completed, or failed and holds its place until QUIC has sent its end.
     pub(super) fn settle(&mut self, id: ConnectionId, is_complete: bool) {
-        let Some(at) = self.position(id) else { return };
-        let was_unproven = self.entries[at].standing == Standing::Unproven;
-        self.unproven -= usize::from(was_unproven);
-        if !is_complete {
-            self.entries[at].standing = Standing::Failed;
+        if is_complete {
+            if self.remove(id) == Some(Standing::Unproven) {
+                self.signatures.put_back();
+            }
             return;
         }
-        self.entries.remove(at);
-        if was_unproven {
-            self.signatures.put_back();
+        let Some(&number) = self.numbers.get(&id) else { return };
+        if let Some(entry) = self.entries.get_mut(&number) {
+            entry.standing = Standing::Failed;
+            self.unproven.remove(&number);
+            self.failed.insert(number);
         }
     }
 
     /// A connection is gone. Returns whether its client had proven its address by a token.
     pub(super) fn forget(&mut self, id: ConnectionId) -> bool {
-        let Some(entry) = self.position(id).and_then(|at| self.entries.remove(at)) else { return false };
-        self.unproven -= usize::from(entry.standing == Standing::Unproven);
-        entry.standing == Standing::Proven
+        self.remove(id) == Some(Standing::Proven)
     }
 
     /// The connection that must go before another handshake begins, if the places are taken.
@@ -151,40 +197,40 @@ impl HalfOpen {
         if self.entries.len() < HALF_OPEN_LEN_MAX {
             return None;
         }
-        let oldest = |standing| self.entries.iter().find(|entry| entry.standing == standing);
-        oldest(Standing::Failed)
-            .or_else(|| oldest(Standing::Unproven))
-            .or_else(|| self.oldest_of_the_largest_source())
-            .map(|entry| entry.id)
-    }
-
-    fn oldest_of_the_largest_source(&self) -> Option<&Entry> {
-        let mut sources: Vec<_> = self.entries.iter().map(|entry| entry.source).collect();
-        sources.sort_unstable();
-        let most = sources.chunk_by(PartialEq::eq).map(<[_]>::len).max()?;
-        let largest: Vec<_> =
-            sources.chunk_by(PartialEq::eq).filter(|of| of.len() == most).map(|of| of[0]).collect();
-        self.entries.iter().find(|entry| largest.binary_search(&entry.source).is_ok())
+        let oldest = self.failed.first().or_else(|| self.unproven.first()).copied();
+        let number = oldest.or_else(|| self.sources.oldest_of_the_largest())?;
+        self.entries.get(&number).map(|entry| entry.id)
     }
 
     /// When [`HalfOpen::due`] has a connection.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.entries.front().map(|entry| entry.due)
+        self.entries.first_key_value().map(|(_, entry)| entry.due)
     }
 
     /// A connection whose handshake has taken too long, to be ended and forgotten.
     pub(super) fn due(&self, now: Instant) -> Option<ConnectionId> {
-        self.entries.front().filter(|entry| entry.due <= now).map(|entry| entry.id)
+        let (_, oldest) = self.entries.first_key_value()?;
+        (oldest.due <= now).then_some(oldest.id)
     }
 
-    fn position(&self, id: ConnectionId) -> Option<usize> {
-        self.entries.iter().position(|entry| entry.id == id)
+    /// Takes an entry out.
+    fn remove(&mut self, id: ConnectionId) -> Option<Standing> {
+        let number = self.numbers.remove(&id)?;
+        let entry = self.entries.remove(&number)?;
+        match entry.standing {
+            Standing::Failed => _ = self.failed.remove(&number),
+            Standing::Unproven => _ = self.unproven.remove(&number),
+            Standing::Proven => {}
+        }
+        self.sources.change(entry.source, |numbers| _ = numbers.remove(&number));
+        Some(entry.standing)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
@@ -217,6 +263,70 @@ mod tests {
             assert_eq!(half_open.victim(), Some(id(victim)));
             half_open.forget(id(victim));
             half_open.begin(id(20_000 + victim), near, true, now);
+        }
+    }
+
+    /// The entries as they came, and the answer to each question by a walk over them.
+    #[derive(Default)]
+    struct Walked(Vec<(ConnectionId, IpAddr, Standing)>);
+
+    impl Walked {
+        fn victim(&self) -> Option<ConnectionId> {
+            let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+            self.0.iter().for_each(|(_, source, _)| *counts.entry(*source).or_default() += 1);
+            let most = counts.values().max()?;
+            let oldest = |wanted| self.0.iter().find(|(_, _, standing)| *standing == wanted);
+            oldest(Standing::Failed)
+                .or_else(|| oldest(Standing::Unproven))
+                .or_else(|| self.0.iter().find(|(_, source, _)| counts[source] == *most))
+                .map(|(id, ..)| *id)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn the_indices_find_what_a_walk_finds(steps in proptest::collection::vec((0u8..4, 0u32..40, 0u8..5, any::<bool>()), 1..200)) {
+            let (mut half_open, mut walked, now) = (HalfOpen::default(), Walked::default(), Instant::now());
+            // So many that a victim is wanted, of sources that no other entry has.
+            for number in 0..HALF_OPEN_LEN_MAX as u32 {
+                let remote = IpAddr::V4((0x0a00_0000 + number).into());
+                half_open.begin(id(1000 + number), remote, true, now);
+                walked.0.push((id(1000 + number), remote, Standing::Proven));
+            }
+            for (what, number, host, is_proven) in steps {
+                let (id, remote) = (id(number), IpAddr::V4([192, 0, 2, host].into()));
+                let at = walked.0.iter().position(|(of, ..)| *of == id);
+                match (what, at) {
+                    (0 | 1, None) => {
+                        half_open.begin(id, remote, is_proven, now);
+                        let standing = if is_proven { Standing::Proven } else { Standing::Unproven };
+                        walked.0.push((id, remote, standing));
+                    }
+                    (0, Some(at)) => {
+                        half_open.settle(id, false);
+                        walked.0[at].2 = Standing::Failed;
+                    }
+                    (1, Some(at)) => {
+                        half_open.settle(id, true);
+                        walked.0.remove(at);
+                    }
+                    (_, at) => {
+                        let was_proven = at.is_some_and(|at| walked.0.remove(at).2 == Standing::Proven);
+                        prop_assert_eq!(half_open.forget(id), was_proven);
+                    }
+                }
+                prop_assert_eq!(half_open.victim(), walked.victim());
+                let unproven = walked.0.iter().filter(|(.., standing)| *standing == Standing::Unproven).count();
+                prop_assert_eq!(half_open.len(), (walked.0.len(), unproven));
+            }
+            for (id, ..) in walked.0 {
+                prop_assert_eq!(half_open.due(now + Duration::from_millis(HANDSHAKE_MS_MAX)), Some(id));
+                half_open.forget(id);
+            }
+            prop_assert!(half_open.sources.of.is_empty() && half_open.sources.ranks.is_empty());
+            prop_assert!(half_open.failed.is_empty() && half_open.numbers.is_empty());
         }
     }
 

@@ -58,16 +58,21 @@ impl NodeSeats {
 }
 
 /// The seat of one connection. Its drop gives it back.
+///
+/// A connection that has ended may hold requests until it is dropped: a node that connects again meanwhile must find them counted. So
+/// the node is forgotten with the last of its requests and connections.
 #[derive(Debug)]
 pub(super) struct NodeSeat {
     all: NodeSeats,
     node: Option<NodeId>,
+    /// Whether the connection has ended.
+    is_left: bool,
 }
 
 impl NodeSeat {
     /// No seat yet.
     pub(super) fn of(all: &NodeSeats) -> Self {
-        Self { all: all.clone(), node: None }
+        Self { all: all.clone(), node: None, is_left: false }
     }
 
     /// Takes a seat for a connection of this node; returns those of its requests.
@@ -90,20 +95,22 @@ impl NodeSeat {
 impl NodeSeat {
     /// Gives the seat back: the connection has ended, though QUIC still knows it for three PTOs.
     pub(super) fn leave(&mut self) {
-        let Some(node) = self.node.take() else { return };
-        let mut all = self.all.lock();
-        if let Some(counts) = all.get_mut(&node) {
+        let Some(node) = self.node.filter(|_| !std::mem::replace(&mut self.is_left, true)) else { return };
+        if let Some(counts) = self.all.lock().get_mut(&node) {
             counts.connections -= 1;
-            if counts.connections == 0 {
-                all.remove(&node);
-            }
         }
     }
 }
 
 impl Drop for NodeSeat {
+    /// The connection's session is gone, and its requests with it.
     fn drop(&mut self) {
         self.leave();
+        let Some(node) = self.node else { return };
+        let mut all = self.all.lock();
+        if all.get(&node).is_some_and(|counts| counts.connections == 0 && counts.requests.taken() == 0) {
+            all.remove(&node);
+        }
     }
 }
 
@@ -128,5 +135,20 @@ mod tests {
         assert!(NodeSeat::of(&seats).take(one).is_ok());
         held.clear();
         assert!(seats.lock().is_empty(), "nodes that are gone take no memory");
+    }
+
+    #[test]
+    fn a_node_that_connects_again_finds_the_requests_of_its_ended_connection_counted() {
+        let (seats, node) = (NodeSeats::default(), NodeId([1; 32]));
+        let (mut ended, mut again) = (NodeSeat::of(&seats), NodeSeat::of(&seats));
+        let (request, _) = ended.take(node).unwrap().take();
+        ended.leave();
+        assert_eq!(seats.taken(&node), 0, "the connection itself counts no more");
+        assert_eq!(again.take(node).unwrap().taken(), 1);
+        drop((request, ended));
+        assert_eq!((seats.taken(&node), seats.requests(&node)), (1, 0));
+        again.leave();
+        drop(again);
+        assert!(seats.lock().is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! What a turn costs with many connections: counted are the times that a connection is looked up, of two workers on a simulated link.
 
 use super::{Idle, NodeShared, Worker};
-use crate::application::Discard;
+use crate::application::{Discard, Echo};
+use crate::counters::Counter;
 use crate::datagram::NetworkKind;
 use crate::datagram::user_space::{InterfaceConfig, UserSpace};
 use crate::limits::{CONNECTIONS_LEN_PER_TURN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN};
@@ -16,8 +17,9 @@ use bytes::Bytes;
 use std::time::{Duration, Instant};
 
 const UDP_PORT: u16 = 4433;
-/// The queue whose messages the server drops.
+/// The queue whose messages the server drops, and the one whose messages it sends back.
 const QUEUE: u64 = 0;
+const ECHO: u64 = 1;
 /// Looks of a turn in which no packet arrives and none leaves: a survey looks at a connection twice, and asks some of them a third time.
 const TURN_LOOKS_MAX: usize = 3 * SURVEY_TURN_LEN + CONNECTIONS_LEN_PER_TURN_MAX;
 
@@ -33,6 +35,8 @@ struct Pair {
     open: Vec<(ConnectionId, crate::queue::Credit)>,
     /// The most looks of either side in one turn.
     most: usize,
+    /// The connections whose messages came back, and when.
+    echoed: Vec<(ConnectionId, Instant)>,
 }
 
 fn network(link: &SimulatedLink, station: u8) -> UserSpace<SimulatedNic> {
@@ -49,8 +53,12 @@ fn network(link: &SimulatedLink, station: u8) -> UserSpace<SimulatedNic> {
 }
 
 impl Pair {
-    /// A client with this many connections to a server.
+    /// A client with this many connections to a server, over a perfect link.
     fn new(connections: usize) -> Self {
+        Self::over(LinkConfig::default(), connections)
+    }
+
+    fn over(link: LinkConfig, connections: usize) -> Self {
         let made = Identity::generate(FalconAlgorithm::FalconPadded512, "server", &[], 1).unwrap();
         let trust = Trust::pinned([made.identity.node_id()]).unwrap();
         let config = NodeConfig {
@@ -58,16 +66,18 @@ impl Pair {
             client: Some(client_config(&ClientTls::new(trust)).unwrap()),
             ..NodeConfig::default()
         };
-        let (link, now) = (SimulatedLink::new(LinkConfig::default()), Instant::now());
+        let (link, now) = (SimulatedLink::new(link), Instant::now());
         let worker = |station| {
-            let queues = [(QUEUE, 0)].into_iter().collect();
+            let queues = [(QUEUE, 0), (ECHO, 1)].into_iter().collect();
             let shared = NodeShared::new(1, QueueRoutes { queues, ..QueueRoutes::default() });
             Worker::new(0, network(&link, station), shared, config.quic(1500), Idle::Spin)
         };
         let (mut server, mut client) = (worker(1), worker(2));
         server.add_inline(Box::new(Discard::default()));
+        server.add_inline(Box::new(Echo::default()));
         let port = client.add_port();
-        let mut pair = Self { link, server, client, port, now, open: Vec::new(), most: 0 };
+        let mut pair =
+            Self { link, server, client, port, now, open: Vec::new(), most: 0, echoed: Vec::new() };
         let remote = ([10, 77, 0, 1], UDP_PORT).into();
         for tag in 0..connections as u64 {
             assert!(pair.port.send(Command::Connect { tag, remote, early: false }).is_ok());
@@ -100,8 +110,12 @@ impl Pair {
             self.most = self.most.max(side.core.connections.looks.get());
         }
         while let Some(delivery) = self.port.receive() {
-            if let Delivery::Connection(id, ConnectionEvent::Connected { credit, .. }) = delivery {
-                self.open.push((id, credit));
+            match delivery {
+                Delivery::Connection(id, ConnectionEvent::Connected { credit, .. }) => {
+                    self.open.push((id, credit));
+                }
+                Delivery::Connection(id, ConnectionEvent::Message { .. }) => self.echoed.push((id, self.now)),
+                _ => {}
             }
         }
         worked
@@ -125,6 +139,12 @@ impl Pair {
             self.now = next.max(self.now + Duration::from_micros(20));
         }
         self.now = until;
+    }
+
+    /// Sends a message of this length on a connection, to be sent back.
+    fn call(&mut self, index: usize, len: usize) {
+        let (id, credit) = self.open[index].clone();
+        assert!(self.port.send_message(id, &credit, ECHO, Bytes::from(vec![7; len])).is_ok());
     }
 
     /// Sends a message on one connection. Returns the looks of both sides until nothing is left to do.
@@ -236,4 +256,69 @@ fn an_inspection_a_drain_and_an_end_look_at_few_connections_in_each_turn() {
     pair.server.turn(pair.now);
     let looks = pair.server.core.connections.looks.get();
     assert!(looks <= TURN_LOOKS_MAX, "{looks} looks in a turn of the end");
+}
+
+#[test]
+fn a_thousand_idle_connections_that_wake_at_one_moment_all_have_their_turn() {
+    const CONNECTIONS: usize = 1000;
+    const CALL_BYTES: usize = 4096;
+    const BITS_PER_S: u64 = 1_000_000_000;
+    let link = LinkConfig { bandwidth_bits_per_s: Some(BITS_PER_S), ..LinkConfig::default() };
+    let mut pair = Pair::over(link, CONNECTIONS);
+    pair.pass(Duration::from_secs(60));
+    assert!(pair.echoed.is_empty());
+    let began = pair.now;
+    (0..CONNECTIONS).for_each(|index| pair.call(index, CALL_BYTES));
+    pair.pass(Duration::from_secs(2));
+    let mut ids: Vec<_> = pair.echoed.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!((ids.len(), pair.echoed.len()), (CONNECTIONS, CONNECTIONS), "each has its answer");
+    let wait = |(_, at): &(ConnectionId, Instant)| *at - began;
+    let (first, last) = (wait(&pair.echoed[0]), wait(&pair.echoed[CONNECTIONS - 1]));
+    // The time in which the link carries all of the bytes once: answers go while messages still come.
+    let bytes_time = Duration::from_secs_f64((CONNECTIONS * CALL_BYTES * 8) as f64 / BITS_PER_S as f64);
+    assert!(
+        first < bytes_time / 10 && last < bytes_time * 3 / 2,
+        "{first:?} to {last:?}, the bytes {bytes_time:?}"
+    );
+}
+
+#[test]
+fn a_flood_of_new_connections_beside_idle_ones_costs_the_active_no_turn() {
+    const IDLE: usize = 300;
+    const FLOOD: u64 = 60;
+    let mut pair = Pair::new(IDLE);
+    let remote = ([10, 77, 0, 1], UDP_PORT).into();
+    // The server's turns until the message of a connection is back.
+    let turns = |pair: &mut Pair| {
+        let before = pair.echoed.len();
+        pair.call(0, 1000);
+        let turns = (1..100).find(|_| {
+            pair.turn();
+            pair.now += Duration::from_micros(20);
+            pair.echoed.len() > before
+        });
+        turns.unwrap()
+    };
+    let alone = turns(&mut pair);
+    let handshakes = |pair: &Pair| pair.server.status().counters.get(Counter::QuicAttemptsAccepted);
+    let before = handshakes(&pair);
+    for tag in 0..FLOOD {
+        assert!(pair.port.send(Command::Connect { tag, remote, early: false }).is_ok());
+    }
+    // The attempts reach the server first.
+    pair.turn();
+    pair.turn();
+    pair.most = 0;
+    let mut beside = 0;
+    while handshakes(&pair) < before + FLOOD {
+        let (begun, turns) = (handshakes(&pair), turns(&mut pair));
+        let begun = handshakes(&pair) - begun;
+        assert!(begun <= turns as u64, "{begun} handshakes in {turns} turns: a turn begins one");
+        beside = beside.max(turns);
+    }
+    assert_eq!(beside, alone, "turns of a message beside the flood, and without it");
+    // Each turn serves the message, an attempt, and packets of handshakes that are under way: nothing grows with the idle connections.
+    assert!(pair.most <= TURN_LOOKS_MAX + 8 * FLOOD as usize, "{} looks in a turn", pair.most);
 }

@@ -337,8 +337,12 @@ impl Crumbs {
         world.say_settings(raw);
         let mut front = Vec::new();
         MessageHeader { queue: ECHO, token: None }.emit_record_front(65_536, &mut front);
-        let streams: Vec<_> =
-            (0..streams).map(|_| world.raw_mut(raw).send(Dir::Uni, &front, false)).collect();
+        // The gateway allows more streams as they are opened.
+        let mut open = |_| {
+            world.pass(Duration::from_millis(1));
+            world.raw_mut(raw).send(Dir::Uni, &front, false)
+        };
+        let streams: Vec<_> = (0..streams).map(&mut open).collect();
         world.pass(Duration::from_millis(10));
         world.raw_mut(raw).withdrawn = true;
         let sent_bytes = (record(&Settings::default()).len() + streams.len() * front.len()) as u64;

@@ -11,7 +11,7 @@
 //! start.
 //!
 //! CONNECTIONS is for `message`: as many connections send at once, from one node, with the smallest windows. None of them sends for long, and
-//! the packets of all of them follow each other.
+//! the packets of all of them follow each other. What remains of their handshakes is gone when the count begins.
 //!
 //! The handshake and the first packets are not counted: the count is that of a steady stream. When they have crossed, the program prints `warm`
 //! and waits for a line or the end of its standard input: callgrind begins to count meanwhile, since counting takes ten times as long.
@@ -24,6 +24,7 @@ mod wire;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use std::cell::Cell;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::mpsc::channel;
@@ -50,8 +51,11 @@ use stoq_gateway::probe::{Blast, Ping, Pull, Pulled, Width};
 use tempfile::TempDir;
 use wire::{End, Line, MTU, SharedLine, Wire};
 
-/// Packets of each of many connections after the last handshake and before the count begins.
+/// Packets of each of many connections after the last handshake.
 const WARM_PACKETS_EACH: u64 = 40;
+/// Turns after that in which virtual time passes faster, and its step: QUIC drops keys and buffers of a handshake three PTOs after its end.
+const SETTLING_TURNS: usize = 1_000;
+const SETTLING_TURN: Duration = Duration::from_micros(250);
 /// Packets that are counted.
 const COUNTED_PACKETS: u64 = 8_000;
 const PAYLOAD_BYTES: usize = 8 << 20;
@@ -322,9 +326,11 @@ fn main() -> anyhow::Result<()> {
 
     let mut now = Instant::now();
     let mut turns = 0..TURNS_MAX;
+    let settling = Cell::new(0);
     let mut turn = |count: bool| -> anyhow::Result<()> {
         turns.next().context("the packets never come")?;
-        now += wire.turn();
+        now += if settling.get() > 0 { SETTLING_TURN } else { wire.turn() };
+        settling.set(settling.get().saturating_sub(1));
         lines.iter().for_each(|line| line.borrow_mut().begin_turn(now));
         let one = |worker: &mut Side, is_counted: bool| match is_counted {
             true => counted_turn(worker, now),
@@ -356,6 +362,11 @@ fn main() -> anyhow::Result<()> {
         }
         // Each connection has sent its first flight and more.
         before = run(false, before + connections as u64 * WARM_PACKETS_EACH)?;
+        settling.set(SETTLING_TURNS);
+        while settling.get() > 0 {
+            before = run(false, before + 1)?;
+        }
+        before = run(false, before + wire.warm_packets(path))?;
     }
     println!("warm");
     std::io::stdin().read_line(&mut String::new())?;
