@@ -43,10 +43,13 @@ def section(summary):
     if not lines:
         return
     e = summary["environment"]
+    rounds = f"{e['rounds']} round{'s' * (e['rounds'] != 1)}"
+    if e["rounds"] < 3:
+        rounds += ": an example, not figures to quote"
     widths = sorted({workers for rows in lines.values() for workers in rows})
     yield HEADING + "\n"
     yield (
-        f"Measured {e['date']} by `scripts/bench/run.sh --scale` ({e['rounds']} round{'s' * (e['rounds'] != 1)}; rows in turn) at commit {e['commit']}, "
+        f"Measured {e['date']} by `scripts/bench/run.sh --scale` ({rounds}; rows in turn) at commit {e['commit']}, "
         f"release build {e['build']}; DPDK {e['dpdk']}, Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores. Another machine than that of the rest of this "
         "page, where the processor differs: compare within this table. memif, two processes, every worker pinned to a core of its own; **no physical NIC**. "
         "Gbit/s of payload, medians; in brackets, the ratio to one worker a side in the same run. memif copies on the sender's and receiver's cores, and "
