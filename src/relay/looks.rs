@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 /// A round of looks at everything in a list, in the order of keys, and the time of the next round.
 #[derive(Debug, Default)]
-pub(super) struct Round {
+pub(super) struct FlowRound {
     /// Where the present round goes on.
     next: Option<usize>,
     due: Option<Instant>,
 }
 
-impl Round {
+impl FlowRound {
     /// The first key of the next part: of the present round, or of a new one, if it is time.
     fn begin_part(&mut self, now: Instant, interval: Duration) -> Option<usize> {
         if self.next.is_none() && self.due.is_none_or(|due| due <= now) {

@@ -22,7 +22,7 @@ use crate::token::AnyToken;
 use crate::worker::WorkerStatus;
 use bytes::Bytes;
 use flow::{FetchKey, Flow, FlowStage, Member, Upstream};
-use looks::Round;
+use looks::FlowRound;
 use slab::Slab;
 use smallvec::{SmallVec, smallvec};
 use std::collections::{BTreeSet, HashMap};
@@ -49,9 +49,9 @@ pub struct Relay {
     /// Flows with more than one member.
     merged: BTreeSet<usize>,
     /// The looks at them.
-    merged_round: Round,
+    merged_round: FlowRound,
     /// The looks for peers that read nothing.
-    stall_round: Round,
+    stall_round: FlowRound,
     /// Flows that were looked at.
     #[cfg(test)]
     looks: usize,
@@ -71,8 +71,8 @@ impl Relay {
             joinable: HashMap::default(),
             waiting: Waits::default(),
             merged: BTreeSet::new(),
-            merged_round: Round::default(),
-            stall_round: Round::default(),
+            merged_round: FlowRound::default(),
+            stall_round: FlowRound::default(),
             #[cfg(test)]
             looks: 0,
             outbox: Outbox::default(),

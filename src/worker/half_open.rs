@@ -32,7 +32,7 @@ pub(super) struct HalfOpen {
     next: u64,
     failed: BTreeSet<u64>,
     unproven: BTreeSet<u64>,
-    sources: Sources,
+    sources: SourceRanks,
     /// Handshakes with addresses that proved nothing; a completed one is put back.
     signatures: TokenBucket,
     retries: TokenBucket,
@@ -61,14 +61,14 @@ enum Standing {
 
 /// The entries of each source, by their numbers.
 #[derive(Debug, Default)]
-struct Sources {
+struct SourceRanks {
     /// Peers choose their addresses: the table is hashed with a key. None is empty.
     of: HashMap<IpAddr, BTreeSet<u64>>,
     /// How many entries each source has, and its oldest: the source of the victim is the last one.
     ranks: BTreeSet<(usize, Reverse<u64>, IpAddr)>,
 }
 
-impl Sources {
+impl SourceRanks {
     /// Changes a source's entries by `change`, and its rank with them.
     fn change(&mut self, source: IpAddr, change: impl FnOnce(&mut BTreeSet<u64>)) {
         let numbers = self.of.entry(source).or_default();
@@ -98,7 +98,7 @@ impl Default for HalfOpen {
             next: 0,
             failed: BTreeSet::new(),
             unproven: BTreeSet::new(),
-            sources: Sources::default(),
+            sources: SourceRanks::default(),
             signatures: TokenBucket::new(UNPROVEN_HANDSHAKES_PER_S, UNPROVEN_HANDSHAKES_BURST),
             retries: TokenBucket::new(RETRIES_PER_S, RETRIES_BURST),
             lines: TokenBucket::every(TELL_INTERVAL, 1),
@@ -289,7 +289,7 @@ mod tests {
         #[test]
         fn the_indices_find_what_a_walk_finds(steps in proptest::collection::vec((0u8..4, 0u32..40, 0u8..5, any::<bool>()), 1..200)) {
             let (mut half_open, mut walked, now) = (HalfOpen::default(), Walked::default(), Instant::now());
-            // So many that a victim is wanted, of sources that no other entry has.
+            // A victim is wanted from the start. No other entry has their sources.
             for number in 0..HALF_OPEN_LEN_MAX as u32 {
                 let remote = IpAddr::V4((0x0a00_0000 + number).into());
                 half_open.begin(id(1000 + number), remote, true, now);
