@@ -326,7 +326,7 @@ fn main() -> anyhow::Result<()> {
 
     let mut now = Instant::now();
     let mut turns = 0..TURNS_MAX;
-    let settling = Cell::new(0);
+    let settling = Cell::new(0_usize);
     let mut turn = |count: bool| -> anyhow::Result<()> {
         turns.next().context("the packets never come")?;
         now += if settling.get() > 0 { SETTLING_TURN } else { wire.turn() };
