@@ -62,9 +62,13 @@ impl Relay {
                 held_back.extend(flow.members[1..].iter().map(|member| member.request));
             }
         }
-        let reason = "another asker of the same payload held this answer back; ask again";
         for &request in &held_back {
-            self.expel(port, request, ErrorCode::Busy, reason);
+            self.expel(
+                port,
+                request,
+                ErrorCode::Busy,
+                "another asker of the same payload held this answer back; ask again",
+            );
         }
         !held_back.is_empty() || self.merged_round.is_running()
     }
