@@ -1,7 +1,7 @@
 //! Manifests as files.
 
 use crate::output::{self, Usage};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,20 +13,23 @@ use stoq::output_tree::components;
 /// Bytes of a file that are read to see whether it is a manifest: the longest line that a path of Linux makes.
 const PROBE_BYTES: u64 = 16 << 10;
 
+fn unread(path: &Path, error: &io::Error) -> anyhow::Error {
+    anyhow!("no manifest can be read from {}: {error}", path.display())
+}
+
 /// Reads a manifest; "-" is standard input. Everything that is wrong with it is found here: nothing is fetched by a manifest that names a
 /// file outside.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<ManifestLine>> {
     let shown = path.display();
-    let unread = || format!("no manifest can be read from {shown}");
     let mut text: Box<dyn BufRead> = if path.as_os_str() == "-" {
         Box::new(io::stdin().lock())
     } else {
-        Box::new(BufReader::new(File::open(path).with_context(unread)?))
+        Box::new(BufReader::new(File::open(path).map_err(|error| unread(path, &error))?))
     };
     let (mut lines, mut tokens, mut line, mut at) = (Vec::new(), HashMap::new(), Vec::new(), 0);
     loop {
         line.clear();
-        if text.read_until(b'\n', &mut line).with_context(unread)? == 0 {
+        if text.read_until(b'\n', &mut line).map_err(|error| unread(path, &error))? == 0 {
             return Ok(lines);
         }
         at += 1;
