@@ -203,6 +203,18 @@ counters! {
     RequestsMirrorRefused = "requests_mirror_refused",
     /// Peers' MIRRORs that their peers gave up, or whose connection ended early.
     RequestsMirrorAbandoned = "requests_mirror_abandoned",
+    /// PUTs refused because their peers lack the right `put`.
+    RightsRefusedPut = "rights_refused_put",
+    /// FETCHes refused because their peers lack the right `get`.
+    RightsRefusedGet = "rights_refused_get",
+    /// LOCATEs refused because their peers lack the right `locate`.
+    RightsRefusedLocate = "rights_refused_locate",
+    /// MIRRORs refused because their peers lack the right `mirror`.
+    RightsRefusedMirror = "rights_refused_mirror",
+    /// Requests for other gateways refused because their peers lack the right `transit`.
+    RightsRefusedTransit = "rights_refused_transit",
+    /// Streams of messages and QUIC datagrams refused because their peers may not send to their queues.
+    RightsRefusedMessages = "rights_refused_messages",
     /// Records read from peers.
     RecordsIn = "records_in",
     /// Records written to peers.

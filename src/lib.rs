@@ -78,6 +78,8 @@ pub mod shard;
 pub mod record;
 
 pub mod hop;
+pub mod rights;
+
 pub mod queue;
 
 pub mod application;

@@ -11,6 +11,7 @@ use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::{QuicConfig, Transports};
 use crate::relay::Relay;
+use crate::rights::Rights;
 use crate::seed::Cache;
 use crate::session::{Holds, QueueRoutes, SilenceLimits};
 use crate::stages::{LoopStage, Sampled};
@@ -83,6 +84,8 @@ pub struct NodeConfig {
     pub hops: Option<Arc<Hops>>,
     /// The cache for forwarded payloads whose requests allow it; `None`: none is kept.
     pub cache: Option<Cache>,
+    /// What each peer may ask for.
+    pub rights: Arc<Rights>,
     /// The identity's secret, from which the keys that outlive the process derive; `None`: peers of an earlier
     /// process get no stateless reset.
     pub restart_secret: Option<RestartSecret>,
@@ -121,6 +124,7 @@ impl Default for NodeConfig {
             peer_gateway_connections_max: PEER_GATEWAY_CONNECTIONS_DEFAULT,
             hops: None,
             cache: None,
+            rights: Arc::default(),
             restart_secret: None,
             quic: QuicConfig::default(),
             silence: SilenceLimits::default(),
@@ -164,6 +168,7 @@ impl Node {
             relay: config.hops.as_ref().map(|_| hosted.len()),
             hops: config.hops.clone(),
             cache: config.cache.clone().map(|cache| Arc::new(cache) as Arc<dyn Holds>),
+            rights: config.rights.clone(),
             ..routes(&hosted)
         };
         let infos: Vec<_> = networks.iter().map(Network::info).collect();
@@ -266,8 +271,8 @@ impl Node {
         &self.shared
     }
 
-    /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections; its other parts count
-    /// only at the start. Open connections go on as they began, except those to nodes that are no longer peer
+    /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections, and the rights for new requests; its other parts
+    /// count only at the start. Open connections go on as they began, except those to nodes that are no longer peer
     /// gateways: they are closed once no request runs on them.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.window_budget.set_total(config.quic.window_budget_bytes());
@@ -276,6 +281,7 @@ impl Node {
             quic: config.quic(self.device_mtu),
             peer_gateways: config.peer_gateways.clone(),
             peer_gateway_connections_max: config.peer_gateway_connections_max,
+            rights: config.rights.clone(),
         });
         self.wake();
     }

@@ -27,6 +27,7 @@ const LIVE: &[&str] = &[
     "tls",
     "quic",
     "gateway",
+    "rights",
     "hops.transit",
     "hops.budget_max_bytes",
     "hops.connections_max",
@@ -145,6 +146,9 @@ impl Live {
         panics::set_rule(config.shutdown.on_panic);
         let mut changed = changed_keys(&self.running, &config);
         changed.retain(|key| is_live(key));
+        if changed.iter().any(|key| key == "rights") {
+            renewable::log_rights(&config);
+        }
         if self.parts.identity.chain() != identity.chain() {
             changed.push("certificate".into());
         }
@@ -158,7 +162,8 @@ pub fn files(file: &Path, config: &GatewayConfig) -> Vec<PathBuf> {
     let identity = [&config.identity.certificate, &config.identity.key];
     let admin =
         config.admin.iter().flat_map(|admin| [&admin.certificate, &admin.key, &admin.token_file]).flatten();
-    let named = identity.into_iter().chain(&config.trust.ca).chain(admin);
+    let authorities = config.rights.iter().flat_map(|rights| &rights.authorities);
+    let named = identity.into_iter().chain(&config.trust.ca).chain(authorities).chain(admin);
     [file.to_owned()].into_iter().chain(named.cloned()).collect()
 }
 
@@ -267,6 +272,7 @@ directory = "store"
             ("[log]\nlevel = \"debug\"\n", "log.level", true),
             ("[log]\nformat = \"json\"\n", "log.format", false),
             ("[hops]\ntransit = \"nobody\"\n", "hops.transit", true),
+            ("[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n", "rights", true),
             ("[tls]\nearly_data = false\n", "tls.early_data", true),
             ("[quic]\nkeep_alive_ms = 1000\n", "quic.keep_alive_ms", true),
             ("[qlog]\nsample = 5\n", "qlog.sample", true),

@@ -97,6 +97,7 @@ impl Gateway {
             let core = config.workers.cores.get(worker);
             tracing::info!(worker, core, %network, local = local.join(" "), "serving");
         }
+        renewable::log_rights(config);
         let reloads = Arc::<Reloads>::default();
         let admin = admin(config, &node, &identity, &seeds, tap.clone(), reloads.clone())?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);

@@ -6,11 +6,11 @@ use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::{KeyLog, KeyLogFile};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stoq::client::{Client, ClientBuilder};
 use stoq::tls::{
-    CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, TrustFiles,
+    Authorities, CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, TrustFiles,
     client_config, server_config,
 };
 
@@ -119,6 +119,14 @@ pub fn client_builder(config: &ClientConfig, key_log: KeyLogger) -> Result<Clien
 /// A file that is missing or wrong, with the fix.
 pub fn load(identity: &IdentityConfig) -> Result<Identity, TlsError> {
     Identity::load(&identity.certificate, &identity.key)
+}
+
+/// The authorities whose certificates a file holds.
+///
+/// # Errors
+/// A file that is missing or wrong, with the fix.
+pub fn authorities(tls: &TlsConfig, file: &Path) -> Result<Authorities, TlsError> {
+    Authorities::load(file, &policy(tls))
 }
 
 fn trusted(trust: &TrustConfig) -> Result<Trust, TlsError> {

@@ -17,6 +17,7 @@ use crate::queue::{
     Delivery, End, Ending, PeerRequest, RequestId, Sleeper, WorkerPort, rings,
 };
 use crate::record::{ErrorCode, ErrorRecord, Fetch, Locate, OkRecord, Payload, Put};
+use crate::rights::StoreTerms;
 use crate::shard::Descriptor;
 use crate::token::{Ranges, Token, VerifiedPiece};
 use bytes::Bytes;
@@ -479,7 +480,8 @@ fn a_client_refuses_requests() {
     let _up = bench.connect(false);
     let request = RequestId::peer(LINK, 1);
     let what = Locate { token: Token::of(b"").into() }.into();
-    let asked = PeerRequest { request: what, node: None, early: false, credit: Credit::default() };
+    let (credit, terms) = (Credit::default(), StoreTerms::default());
+    let asked = PeerRequest { request: what, node: None, early: false, credit, terms };
     bench.worker.deliver(Delivery::Asked(request, Box::new(asked)));
     bench.poll();
     let Command::End(_, Ending::Refuse(failure)) = bench.command() else { panic!("not refused") };

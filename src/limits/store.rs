@@ -33,6 +33,8 @@ pub const PUT_STALL_MS: u64 = 30_000;
 /// A PUT that goes no further while others of its connection do is refused after this time, milliseconds: [`super::CLIENT_REQUESTS_LEN`] PUTs
 /// that take turns of [`super::SEND_TURN_BYTES`] have theirs within it at 1.2 Mbit/s.
 pub const PUT_TURN_MS_MAX: u64 = 3_600_000;
+/// Quotas of nodes that a store remembers before it forgets those of nodes for which it keeps nothing.
+pub const QUOTAS_LEN_MIN: usize = 1024;
 /// Changes to a store's holdings that it remembers in order.
 pub const STORE_CHANGES_LEN_MAX: usize = 4096;
 /// Sets with bad descriptors that a store remembers.

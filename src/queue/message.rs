@@ -4,6 +4,7 @@ use super::{CloseReason, ConnectionId, Credit, PeerSilence, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, OkRecord, Payload, Request, Routed,
 };
+use crate::rights::StoreTerms;
 use crate::shard::{Blob, ShardIndex};
 use crate::tls::NodeId;
 use crate::token::VerifiedPiece;
@@ -146,6 +147,8 @@ pub struct PeerRequest {
     pub early: bool,
     /// Credit for the answer's data.
     pub credit: Credit,
+    /// How the store keeps what the peer puts and mirrors.
+    pub terms: StoreTerms,
 }
 
 /// A request of the peer that is forwarded to another gateway.

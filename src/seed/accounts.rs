@@ -6,7 +6,7 @@
 
 use super::config::StoreConfig;
 use super::lease::Lease;
-use crate::limits::{NODE_ENTRIES_LEN, STORE_ENTRIES_LEN, UNFINISHED_SHARE_DIVISOR_LEN};
+use crate::limits::{NODE_ENTRIES_LEN, QUOTAS_LEN_MIN, STORE_ENTRIES_LEN, UNFINISHED_SHARE_DIVISOR_LEN};
 use crate::tls::NodeId;
 use std::collections::HashMap;
 
@@ -60,6 +60,13 @@ impl Need {
     }
 }
 
+/// A bound of what is kept for one node, in place of the configuration's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct NodeQuota {
+    pub(super) bytes: Option<u64>,
+    pub(super) entries: Option<u64>,
+}
+
 /// Why there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shortage {
@@ -91,6 +98,10 @@ impl Balance {
 pub(super) struct Accounts {
     /// By a keyed hash: peers choose their keys, and so their node IDs.
     balances: HashMap<StoreAccount, Balance>,
+    /// The quotas that nodes' rights give them. Each is noted with each request of its node, so those of nodes without a balance may go.
+    quotas: HashMap<NodeId, NodeQuota>,
+    /// The number of quotas at which these go.
+    quotas_len_max: usize,
     kept: Need,
     taken: Need,
     unfinished: u64,
@@ -123,6 +134,20 @@ impl Accounts {
         if *balance == Balance::default() {
             self.balances.remove(&account);
         }
+    }
+
+    /// Notes the quota of a node.
+    pub(super) fn set_quota(&mut self, owner: NodeId, quota: NodeQuota) {
+        if quota == NodeQuota::default() {
+            self.quotas.remove(&owner);
+            return;
+        }
+        if self.quotas.len() >= self.quotas_len_max {
+            self.quotas.retain(|owner, _| self.balances.contains_key(&StoreAccount::Node(*owner)));
+            // The next look is at twice as many: each quota is looked at about once.
+            self.quotas_len_max = (2 * self.quotas.len()).max(QUOTAS_LEN_MIN);
+        }
+        self.quotas.insert(owner, quota);
     }
 
     /// Counts an entry.
@@ -201,11 +226,14 @@ impl Accounts {
         let StoreAccount::Node(owner) = account else { return Ok(()) };
         let balance = self.balance(account);
         let used = balance.kept.plus(balance.promised);
-        let (used_bytes, quota_bytes) = (used.bytes, config.quota_bytes.unwrap_or(u64::MAX));
+        let quota = self.quotas.get(&owner).copied().unwrap_or_default();
+        let quota_bytes = quota.bytes.or(config.quota_bytes).unwrap_or(u64::MAX);
+        let used_bytes = used.bytes;
         if used_bytes.checked_add(need.bytes).is_none_or(|bytes| bytes > quota_bytes) {
             return Err(Shortage::Quota { owner, used_bytes, quota_bytes });
         }
-        let (entries, entries_max) = (used.entries, config.quota_entries.unwrap_or(NODE_ENTRIES_LEN));
+        let entries_max = quota.entries.or(config.quota_entries).unwrap_or(NODE_ENTRIES_LEN);
+        let entries = used.entries;
         if need.entries > 0 && entries + need.entries > entries_max {
             return Err(Shortage::NodeEntries { owner, entries, entries_max });
         }
@@ -246,5 +274,47 @@ impl Accounts {
             balance.promised = balance.promised.minus(promised);
             balance.taken = balance.taken.minus(taken);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(entries: u64) -> Need {
+        Need { bytes: 100 * entries, entries, writes: 0 }
+    }
+
+    #[test]
+    fn a_nodes_own_quota_stands_in_place_of_the_configured_one_and_more_or_less_is_allowed() {
+        let config = StoreConfig { quota_bytes: Some(200), quota_entries: Some(2), ..StoreConfig::default() };
+        let mut accounts = Accounts::default();
+        let [wide, narrow, other] = [1, 2, 3].map(|id| NodeId([id; 32]));
+        accounts.set_quota(wide, NodeQuota { bytes: Some(500), entries: Some(5) });
+        accounts.set_quota(narrow, NodeQuota { bytes: None, entries: Some(1) });
+        for (owner, allowed) in [(wide, 5), (narrow, 1), (other, 2)] {
+            let account = StoreAccount::Node(owner);
+            assert_eq!(accounts.check_quota(entries(allowed), account, &config), Ok(()));
+            assert!(accounts.check_quota(entries(allowed + 1), account, &config).is_err(), "{owner}");
+        }
+        accounts.set_quota(wide, NodeQuota::default());
+        assert!(accounts.check_quota(entries(3), StoreAccount::Node(wide), &config).is_err());
+    }
+
+    #[test]
+    fn quotas_of_nodes_without_holdings_do_not_pile_up() {
+        let mut accounts = Accounts::default();
+        let node = |number: u32| {
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&number.to_le_bytes());
+            NodeId(id)
+        };
+        accounts.keep(StoreAccount::Node(node(0)), 100);
+        let quota = NodeQuota { bytes: Some(100), entries: None };
+        for number in 0..100_000 {
+            accounts.set_quota(node(number), quota);
+            assert!(accounts.quotas.len() <= QUOTAS_LEN_MIN);
+        }
+        assert_eq!(accounts.quotas.get(&node(0)), Some(&quota), "its node has a holding");
     }
 }

@@ -18,6 +18,7 @@ use crate::queue::{
     PeerRequest, RequestId,
 };
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Put, Request};
+use crate::rights::StoreTerms;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use std::collections::{BTreeMap, HashMap};
@@ -168,10 +169,10 @@ impl Seed {
 
     /// Takes a peer's request.
     fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: PeerRequest) {
-        let PeerRequest { request: what, node, early, credit } = asked;
+        let PeerRequest { request: what, node, early, credit, terms } = asked;
         match what {
             Request::Put(Put { descriptor, lanes, lease_s, .. }) => {
-                let lease = self.lease(now, node, lease_s);
+                let lease = self.lease(now, (node, terms), lease_s);
                 match lanes {
                     Some(lanes) => self.put_lanes(now, port, request, descriptor, lanes, lease),
                     None => self.put(now, port, request, Box::new(descriptor), lease),
@@ -182,14 +183,22 @@ impl Seed {
                 let holders = Holders { holders: self.holders(now, &token) };
                 self.send(port, Command::answer(request, Answer::Holders(holders)));
             }
-            Request::Mirror(mirror) => self.mirror(now, port, request, node, mirror),
+            Request::Mirror(mirror) => self.mirror(now, port, request, (node, terms), mirror),
         }
     }
 
-    /// The lease of a payload that a peer puts or mirrors.
-    pub(super) fn lease(&self, now: Instant, node: Option<NodeId>, lease_s: u64) -> Lease {
+    /// The lease of a payload that a peer puts or mirrors, on the peer's terms.
+    pub(super) fn lease(
+        &self,
+        now: Instant,
+        (node, terms): (Option<NodeId>, StoreTerms),
+        lease_s: u64,
+    ) -> Lease {
+        if let Some(node) = node {
+            self.parts.store.note_terms(node, terms);
+        }
         let moment = self.moment(now);
-        let expires_s = self.parts.store.config().expiry(lease_s, moment.now_s);
+        let expires_s = self.parts.store.config().expiry_on(terms, lease_s, moment.now_s);
         Lease::until(expires_s, node).in_epoch(if expires_s.is_some() { moment.epoch } else { 0 })
     }
 

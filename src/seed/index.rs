@@ -152,6 +152,10 @@ impl Index {
         &self.accounts
     }
 
+    pub(super) fn accounts_mut(&mut self) -> &mut Accounts {
+        &mut self.accounts
+    }
+
     pub(super) fn get(&self, token: &AnyToken) -> Option<&IndexEntry> {
         self.entries.get(token)
     }

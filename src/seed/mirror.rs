@@ -8,6 +8,7 @@ use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::{MIRRORS_LEN_MAX, NODE_MIRRORS_LEN_MAX, RELAY_REACH_MS};
 use crate::queue::{AppPort, CloseReason, Command, ConnectionId, Delivery, RequestId};
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Mirror};
+use crate::rights::StoreTerms;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -154,7 +155,7 @@ impl Seed {
         now: Instant,
         port: &mut AppPort,
         request: RequestId,
-        node: Option<NodeId>,
+        (node, terms): (Option<NodeId>, StoreTerms),
         mut mirror: Mirror,
     ) {
         if node.is_none() {
@@ -166,7 +167,7 @@ impl Seed {
             self.parts.store.note_refused(StoreBound::Mirrors);
             return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
         }
-        let lease = self.lease(now, node, mirror.lease_s);
+        let lease = self.lease(now, (node, terms), mirror.lease_s);
         let over_s = self.moment(now).over_s;
         let held = match self.holding(&mirror.token, over_s) {
             Some(Coverage::All) => true,

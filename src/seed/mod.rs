@@ -34,6 +34,7 @@ mod saved_time;
 mod serve;
 
 pub mod store;
+mod terms;
 mod time;
 mod verify;
 

@@ -9,9 +9,10 @@ use crate::counters::Counter;
 use crate::limits::{MESSAGE_COST_BYTES, MESSAGES_UNTAKEN_BYTES_MAX};
 use crate::queue::{Credit, Delivery};
 use crate::record::{ErrorCode, MessageHeader, Payload, RecordReader, RecordType};
+use crate::rights::Right;
 use crate::token::Token;
 use bytes::Bytes;
-use quinn_proto::{Dir, Side, StreamId};
+use quinn_proto::{Connection, Dir, Side, StreamId};
 
 /// A stream of messages.
 #[derive(Debug)]
@@ -114,7 +115,8 @@ impl Reader for Messages {
 
 impl Session {
     /// Takes a QUIC datagram: one MESSAGE. Otherwise it is dropped under its counter.
-    pub(crate) fn datagram(&mut self, side: Side, datagram: Bytes, cx: &mut Context<'_>) {
+    pub(crate) fn datagram(&mut self, conn: &Connection, datagram: Bytes, cx: &mut Context<'_>) {
+        self.meet_rights(conn, cx);
         let mut reader = RecordReader::new();
         reader.push_kept(datagram, cx.crumb_bytes);
         let whole = match reader.next_header() {
@@ -127,7 +129,7 @@ impl Session {
         cx.counters.add(Counter::RecordsIn, 1);
         let (early, bytes) = (self.early, payload.len());
         // A peer that does not read its answers gets none to further messages.
-        if side.is_server() && !self.message_credit.has_room() {
+        if conn.side().is_server() && !self.message_credit.has_room() {
             return cx.counters.add(Counter::DropDatagramRingFull, 1);
         }
         let no_stream = StreamId::new(Side::Client, Dir::Uni, 0);
@@ -150,6 +152,9 @@ pub(super) fn take_header(
     cx: &mut Reading<'_, '_>,
 ) -> Result<(usize, u64), Fault> {
     let header = MessageHeader::take_from(payload)?;
+    if !cx.peer.grant.allows_messages(header.queue) {
+        return Err(cx.lacks(Right::Messages));
+    }
     let app = cx.queue(header.queue)?;
     if early && !cx.cx.routes.replay_safe.contains(&header.queue) {
         return Err(Fault::new(ErrorCode::TooEarly, "no messages for this queue in early data"));

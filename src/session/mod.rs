@@ -21,6 +21,7 @@ mod outcomes;
 mod reading;
 mod relayed;
 mod request_seats;
+mod rights;
 mod send;
 mod serving;
 mod silence;
@@ -44,6 +45,7 @@ use crate::queue::{
 };
 use crate::quic::transport::Windows;
 use crate::record::{ErrorCode, ErrorRecord, Fetch, GoAway, Settings};
+use crate::rights::{Grant, Rights, RightsInForce};
 use crate::tls::NodeId;
 use crate::token_bucket::TokenBucket;
 use bytes::Bytes;
@@ -83,6 +85,8 @@ pub struct QueueRoutes {
     /// Decides whether a FETCH that allows it is answered here instead of being forwarded. The application of
     /// [`QueueRoutes::store`] then answers.
     pub cache: Option<Arc<dyn Holds>>,
+    /// What each peer may ask for, until a reload changes it.
+    pub rights: Arc<Rights>,
 }
 
 impl QueueRoutes {
@@ -104,6 +108,7 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) ports: &'a mut [WorkerPort],
     pub(crate) routes: &'a QueueRoutes,
+    pub(crate) rights: &'a RightsInForce,
     pub(crate) counters: &'a Counters,
     /// The verify threads, if there are any.
     pub(crate) checks: Option<&'a mut GroupChecks>,
@@ -165,6 +170,10 @@ pub(crate) struct Session {
 pub(crate) struct PeerState {
     /// Its node ID, if it showed a certificate.
     node: Option<NodeId>,
+    /// What it may ask for.
+    grant: Arc<Grant>,
+    /// The number of the rights by which it was given that; 0: it was not looked up.
+    rights_number: u32,
     control_seen: bool,
     settings: Option<Settings>,
     going_away: bool,
@@ -213,6 +222,8 @@ impl PeerState {
     fn new() -> Self {
         Self {
             node: None,
+            grant: Arc::default(),
+            rights_number: 0,
             control_seen: false,
             settings: None,
             going_away: false,
@@ -354,6 +365,7 @@ impl Session {
     pub(crate) fn established(&mut self, node: Option<NodeId>) {
         self.early = false;
         self.peer.node = node;
+        self.peer.rights_number = 0;
     }
 
     /// Whether applications may be told of the connection though its handshake is not complete.

@@ -5,6 +5,7 @@ use super::flow::FlowControl;
 use super::{Context, PeerState};
 use crate::queue::{ConnectionId, Delivery, RequestId};
 use crate::record::ErrorCode;
+use crate::rights::Right;
 use crate::stages::LoopStage;
 use quinn_proto::StreamId;
 
@@ -34,6 +35,28 @@ impl Reading<'_, '_> {
     pub(super) fn store(&self) -> Result<usize, Fault> {
         let nothing = || Fault::new(ErrorCode::NotFound, "no application keeps payloads here");
         self.owner.or(self.cx.routes.store).ok_or_else(nothing)
+    }
+
+    /// Whether the peer has this right.
+    pub(super) fn may(&self, right: Right) -> bool {
+        self.peer.grant.allowed.contains(right)
+    }
+
+    /// Refuses what the peer has no right to.
+    pub(super) fn require(&mut self, right: Right) -> Result<(), Fault> {
+        if self.may(right) { Ok(()) } else { Err(self.lacks(right)) }
+    }
+
+    /// The refusal of what the peer has no right to.
+    #[cold]
+    pub(super) fn lacks(&mut self, right: Right) -> Fault {
+        self.cx.counters.add(right.refused(), 1);
+        let (node, section) = (self.peer.node, self.peer.grant.section.as_deref());
+        tracing::info!(?node, section, %right, "a peer is refused what it has no right to");
+        let reason = format!(
+            "right {right} is not given to this peer; have the gateway's operator allow it in [[rights]]"
+        );
+        Fault::new(ErrorCode::NotAuthorized, reason)
     }
 
     /// Tells an application of the connection before it gets a message in early data: the handshake is not complete, and no application knows

@@ -6,6 +6,7 @@ use super::serving::Serving;
 use super::stream::{NextRole, Reader, Readiness, Reads};
 use crate::queue::{Credit, Delivery, End, Forward, RequestId};
 use crate::record::{Fetch, Hop, Payload, Record, RecordReader, RecordType};
+use crate::rights::Right;
 use crate::tls::NodeId;
 use bytes::Bytes;
 
@@ -103,6 +104,7 @@ impl Relayed {
         self.pace.give_back(self.gathered.len());
         if let Some(fetch) = &fetch
             && front.hop.cache
+            && cx.may(Right::Get)
             && cx.cx.routes.cache.as_ref().is_some_and(|cache| cache.holds(fetch))
         {
             if !front.reader.is_at_record_border() {

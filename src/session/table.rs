@@ -118,6 +118,9 @@ impl Session {
     /// Reads the streams in line. Streams whose ring is full stay in line.
     pub(crate) fn read(&mut self, conn: &mut Connection, cx: &mut Context<'_>) -> bool {
         let mut worked = false;
+        if !self.readable.is_empty() {
+            self.meet_rights(conn, cx);
+        }
         for _ in 0..self.readable.len() {
             // The applications were told of the connection's end: credit for its bytes would never be given back.
             if self.closed_told {

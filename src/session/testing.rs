@@ -14,6 +14,7 @@ use crate::queue::{
 };
 use crate::quic::transport::Windows;
 use crate::record::{ErrorRecord, Hop, Record};
+use crate::rights::{Grant, RightsInForce};
 use crate::session::control::Opening;
 use crate::tls::NodeId;
 use crate::token::{EncodedPiece, Outboard, Ranges, VerifiedEncoder};
@@ -37,7 +38,8 @@ pub(super) struct Bench {
     pub(super) checks: Option<GroupChecks>,
     app: AppPort,
     routes: QueueRoutes,
-    counters: Counters,
+    pub(super) counters: Counters,
+    rights: RightsInForce,
     now: Instant,
 }
 
@@ -53,12 +55,13 @@ impl Bench {
         };
         Self {
             ports: vec![worker],
-            peer: PeerState::new(),
+            peer: PeerState { grant: Arc::new(Grant::everything()), ..PeerState::new() },
             leaving: false,
             checks: None,
             app,
             routes,
             counters: Counters::default(),
+            rights: RightsInForce::new(Arc::default()),
             now: Instant::now(),
         }
     }
@@ -90,6 +93,7 @@ impl Bench {
             now: self.now,
             ports: &mut self.ports,
             routes: &self.routes,
+            rights: &self.rights,
             counters: &self.counters,
             checks: self.checks.as_mut(),
             crumb_bytes: 0,

@@ -13,6 +13,7 @@
 //! With client certificates, a client's handshake is complete before the server has judged the client's
 //! certificate (RFC 8446 §4.4.2): a refusal reaches the client as a close of an open connection.
 
+mod authority;
 mod config;
 mod falcon;
 mod falcon_long;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 
 use rustls::pki_types::CertificateDer;
 
+pub use authority::{Authorities, PeerChain};
 pub use config::{ALPN, ClientAuth, ClientTls, ServerTls, client_config, server_config};
 pub use falcon::{FalconAlgorithm, FalconKey, FalconKeyError, SignedMessage, UnknownAlgorithm};
 pub use identity::{Identity, NewIdentity, NewRequest, write_key_and, write_public};

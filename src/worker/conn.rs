@@ -148,7 +148,7 @@ impl Conn {
             Event::DatagramReceived => {
                 self.meet_early();
                 while let Some(datagram) = self.quic.datagrams().recv() {
-                    self.session.datagram(self.quic.side(), datagram, cx);
+                    self.session.datagram(&self.quic, datagram, cx);
                 }
             }
             Event::HandshakeDataReady | Event::DatagramsUnblocked => {}

@@ -52,6 +52,7 @@ use crate::quic::cid::WorkerCids;
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
+use crate::rights::RightsInForce;
 use crate::session::{Context, SilenceLimits};
 use crate::stages::LoopStage;
 use closing::EndProgress;
@@ -98,6 +99,8 @@ struct Desk {
     shared: Arc<NodeShared>,
     status: Arc<WorkerStatus>,
     ports: Vec<WorkerPort>,
+    /// What each peer may ask for.
+    rights: RightsInForce,
     /// The verify threads, if there are any.
     checks: Option<GroupChecks>,
     /// See [`Context::crumb_bytes`].
@@ -106,9 +109,10 @@ struct Desk {
 
 impl Desk {
     fn cx(&mut self, now: Instant) -> Context<'_> {
-        let Self { shared, status, ports, checks, crumb_bytes } = self;
+        let Self { shared, status, ports, rights, checks, crumb_bytes } = self;
         let (checks, crumb_bytes) = (checks.as_mut(), *crumb_bytes);
-        Context { now, ports, routes: &shared.routes, counters: &status.counters, checks, crumb_bytes }
+        let (routes, counters) = (&shared.routes, &status.counters);
+        Context { now, ports, routes, rights, counters, checks, crumb_bytes }
     }
 }
 
@@ -170,9 +174,11 @@ impl<N: Network> Worker<N> {
                 Arc::new(config)
             })
         });
+        let rights = RightsInForce::new(shared.routes.rights.clone());
+        let (status, ports) = (Arc::default(), Vec::new());
         let core = Core {
             index,
-            desk: Desk { shared, status: Arc::default(), ports: Vec::new(), checks: None, crumb_bytes: 0 },
+            desk: Desk { shared, status, ports, rights, checks: None, crumb_bytes: 0 },
             endpoint: Endpoint::new(
                 Arc::new(endpoint),
                 server.as_ref().map(|server| server.v4.clone()),

@@ -1,4 +1,4 @@
-//! The changes that a reload makes on a worker: TLS and transport of new connections, and the peer gateways.
+//! The changes that a reload makes on a worker: TLS and transport of new connections, the peer gateways, and the peers' rights.
 
 use super::Core;
 use super::conn::Origin;
@@ -34,6 +34,7 @@ impl Core {
         self.transports = renewal.quic.transports.clone();
         self.windows = renewal.quic.windows;
         self.silence = renewal.quic.silence;
+        self.desk.rights.renew(&renewal.rights);
         let gone =
             self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);
         for slot in self.connections.slots() {

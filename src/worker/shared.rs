@@ -12,6 +12,7 @@ use crate::limits::HANDOVER_RING_LEN;
 use crate::quic::keys::{NodeKeys, UsedTokens};
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
+use crate::rights::Rights;
 use crate::session::{QueueRoutes, SilenceLimits};
 use crate::wire::IpFamily;
 use bytes::BytesMut;
@@ -156,6 +157,8 @@ pub struct Renewal {
     pub peer_gateways: Vec<PeerGateway>,
     /// The most connections to peer gateways that a worker keeps at once.
     pub peer_gateway_connections_max: usize,
+    /// What each peer may ask for, with the next request or message that is read.
+    pub rights: Arc<Rights>,
 }
 
 /// The QUIC settings of a worker.

@@ -27,6 +27,7 @@ mod ports;
 mod pressure;
 mod ranges;
 mod refusals;
+mod rights;
 mod seats;
 mod silence;
 mod skew;

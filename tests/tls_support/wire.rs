@@ -11,7 +11,7 @@ use quinn_proto::{
     ClientConfig, Connection, ConnectionError, ConnectionHandle, DatagramEvent, Endpoint, Event,
     ServerConfig, TransportConfig, ValidationTokenConfig,
 };
-use stoq::tls::{NodeId, connect_name, explain, peer_node_id};
+use stoq::tls::{NodeId, PeerChain, connect_name, explain, peer_node_id};
 
 /// The way from one end to the other.
 const ONE_WAY: Duration = Duration::from_millis(25);
@@ -32,6 +32,8 @@ pub struct Side {
     pub connected_rtts: Option<f64>,
     pub lost: Option<ConnectionError>,
     pub peer: Option<NodeId>,
+    /// The certificates that the peer showed.
+    pub chain: Option<PeerChain>,
     /// The UDP payload bytes that this end sent.
     pub sent_bytes: usize,
     /// Whether this end's session allowed it to send early data.
@@ -118,6 +120,7 @@ impl End {
             }
         }
         self.side.peer = peer_node_id(connection);
+        self.side.chain = PeerChain::of(connection);
         let mut sent = Vec::new();
         let mut buffer = Vec::new();
         while let Some(transmit) = connection.poll_transmit(now, 1, &mut buffer) {

@@ -35,6 +35,12 @@ const FAMILIES: &[(&str, &str, &[&str], &str)] = &[
         &["result"],
         "Requests with a route: forwarded to another gateway, refused, or merged with one in flight.",
     ),
+    (
+        "rights_refused_",
+        "stoq_rights_refused_total",
+        &["right"],
+        "Requests, streams of messages and QUIC datagrams refused because their peers lack the right to them.",
+    ),
 ];
 
 /// The family of a counter, its help, and the counter's labels in the family.

@@ -11,6 +11,7 @@ use stoq::datagram::NetworkInfo;
 use stoq::limits::{HALF_OPEN_LEN_MAX, WORKER_STUCK_S};
 use stoq::network::{DeviceView, OpenPort};
 use stoq::nic::tap::Tap;
+use stoq::rights::Grant;
 use stoq::seed::{MemoryStats, MemoryTier, Store};
 use stoq::tls::{CertificateSummary, NodeId};
 use stoq::worker::{NodeShared, WorkerStatus};
@@ -29,6 +30,8 @@ pub struct Facts {
     pub issuers: Vec<CertificateSummary>,
     /// Peer gateways and their configured names.
     pub peer_gateways: Vec<(NodeId, Option<String>)>,
+    /// The rights of each section; empty: everybody may do everything.
+    pub rights: Vec<Arc<Grant>>,
 }
 
 impl Facts {

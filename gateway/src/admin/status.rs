@@ -9,6 +9,7 @@ use stoq::datagram::NetworkKind;
 use stoq::network::OpenPort;
 use stoq::nic::Offloads;
 use stoq::nic::interface::{Interface, InterfaceView};
+use stoq::rights::{Grant, MessageQueues, Right};
 use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats};
 use stoq::send_limit::LimitTimes;
 use stoq::tls::NodeId;
@@ -29,6 +30,8 @@ pub(super) struct Status {
     ports: Vec<PortRow>,
     workers: Vec<WorkerRow>,
     peer_gateways: Vec<PeerGatewayRow>,
+    /// The sections of rights in force, without their peers; empty: everybody may do everything.
+    rights: Vec<RightsRow>,
     store: Option<StoreRow>,
 }
 
@@ -97,6 +100,14 @@ struct PeerGatewayRow {
 }
 
 #[derive(Debug, Serialize)]
+struct RightsRow {
+    name: Option<String>,
+    allow: Vec<&'static str>,
+    /// The queues that take messages; none: every queue.
+    queues: Option<Vec<u64>>,
+}
+
+#[derive(Debug, Serialize)]
 struct StoreRow {
     writable: bool,
     reason: Option<String>,
@@ -138,6 +149,7 @@ impl Status {
                 .iter()
                 .map(|(node, name)| peer_gateway(source, *node, name))
                 .collect(),
+            rights: facts.rights.iter().map(|grant| rights(grant)).collect(),
             store: kept(source),
         }
     }
@@ -206,6 +218,15 @@ fn peer_gateway(source: &AdminSource, node_id: NodeId, name: &Option<String>) ->
     };
     let workers_up = (0..source.statuses.len()).filter(is_up).collect();
     PeerGatewayRow { node_id, name: name.clone(), workers_up }
+}
+
+fn rights(grant: &Grant) -> RightsRow {
+    let requests = grant.allowed.iter().filter(|right| *right != Right::Messages);
+    let queues = match &grant.queues {
+        MessageQueues::All => None,
+        MessageQueues::Listed(queues) => Some(queues.iter().copied().collect()),
+    };
+    RightsRow { name: grant.section.clone(), allow: requests.map(Right::name).collect(), queues }
 }
 
 fn kept(source: &AdminSource) -> Option<StoreRow> {

@@ -32,6 +32,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
             resolve(base, &mut seed.directory);
         }
     }
+    config.rights.iter_mut().flat_map(|rights| &mut rights.authorities).for_each(|path| resolve(base, path));
     if let Some(admin) = &mut config.admin {
         let files = [&mut admin.certificate, &mut admin.key, &mut admin.token_file];
         files.into_iter().flatten().for_each(|path| resolve(base, path));
@@ -50,6 +51,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
         config.gateway.is_empty() && config.trust.client_auth == ClientAuthConfig::Off,
     )?;
     check.hops(&config)?;
+    check.rights(&config.rights)?;
     check.capture(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)

@@ -10,6 +10,7 @@ mod operation;
 mod peers;
 mod ports;
 mod renamed;
+mod rights;
 mod tagged;
 
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
@@ -20,6 +21,9 @@ pub use operation::{
 pub use peers::{
     ClientAuthConfig, HopsConfig, IdentityConfig, PeerGatewayConfig, TlsConfig, TransitClass, TransitConfig,
     TrustConfig,
+};
+pub use rights::{
+    AllowConfig, Everything, PeersConfig, QueuesConfig, RightConfig, RightsConfig, allowed_by,
 };
 
 use serde::de::Error;
@@ -109,6 +113,9 @@ pub struct GatewayConfig {
     /// The peers for which requests are forwarded, and the bounds.
     #[serde(default)]
     pub hops: HopsConfig,
+    /// What each peer may do; without a section everybody may do everything.
+    #[serde(default)]
+    pub rights: Vec<RightsConfig>,
     /// The admin endpoint; without this section there is none.
     pub admin: Option<AdminConfig>,
     /// The end of a gateway.

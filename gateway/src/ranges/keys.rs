@@ -221,6 +221,23 @@ pub const KEYS: &[Range] = &[
     )
     .or_zero_for("none"),
     whole(
+        "rights.queues",
+        (0, i64::MAX as u64 >> 1),
+        "",
+        "queues are counted from 0",
+        "a queue number has 62 bits (protocol §2)",
+    ),
+    whole("rights.quota_bytes", (16_384, STORE_BYTES_MAX), "bytes", "hardly a payload fits", STORE),
+    whole("rights.quota_entries", (16, STORE_ENTRIES_LEN_MAX), "", "hardly a payload fits", ENTRIES),
+    whole(
+        "rights.lease_default_s",
+        (10, LEASE_S_MAX),
+        "seconds",
+        "a payload would be gone before it is fetched",
+        "a lease has at most a hundred years",
+    )
+    .or_zero_for("without end"),
+    whole(
         "hops.budget_max_bytes",
         (65_536, STORE_BYTES_MAX),
         "bytes",

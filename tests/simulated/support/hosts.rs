@@ -22,12 +22,16 @@ use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
 use stoq::queue::check_rings;
 use stoq::relay::Relay;
+use stoq::rights::Rights;
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
 use stoq::send_limit::LimitTimes;
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, Identity, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
-use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Worker, WorkerStatus};
+use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Renewal, Worker, WorkerStatus};
+
+/// The connections to peer gateways that a gateway keeps.
+const PEER_GATEWAY_CONNECTIONS: usize = 8;
 
 /// The memory tier of a gateway, bytes.
 pub(crate) const MEMORY_TIER_BYTES: u64 = 8 << 20;
@@ -89,6 +93,8 @@ pub(crate) struct ApplicationHost {
     /// A gateway's memory tier.
     #[allow(dead_code, reason = "the worlds count its blocks")]
     pub(crate) memory: Option<Arc<Mutex<MemoryTier>>>,
+    /// A gateway's configuration, and the MTU of its device.
+    config: Option<(NodeConfig, u16)>,
     /// Whether its process has died: its workers are not turned.
     pub(crate) dead: bool,
     /// The verify thread of its workers, if they have one.
@@ -124,6 +130,18 @@ impl ApplicationHost {
         let (checks, mut queues) = check_rings(self.workers.len(), 1);
         self.workers.iter_mut().zip(checks).for_each(|(worker, checks)| worker.set_checks(checks));
         self.verifier = queues.pop().map(|queue| Verifier::new(queue, seed, delay_max));
+    }
+
+    /// Gives a gateway's peers other rights, as a reload does.
+    #[allow(dead_code, reason = "not every suite has rights")]
+    pub(crate) fn renew_rights(&self, rights: Rights) {
+        let (config, mtu) = self.config.as_ref().expect("a gateway");
+        self.shared.renew(Renewal {
+            quic: config.quic(*mtu),
+            peer_gateways: config.peer_gateways.clone(),
+            peer_gateway_connections_max: PEER_GATEWAY_CONNECTIONS,
+            rights: Arc::new(rights),
+        });
     }
 
     /// Lets its work take time from now on.
@@ -280,6 +298,7 @@ pub(super) fn gateway(
         relay: Some(4),
         hops: Some(hops.clone()),
         cache: cache.clone().map(|cache| Arc::new(cache) as Arc<dyn Holds>),
+        rights: setup.rights.clone(),
     };
     let config = NodeConfig {
         server: Some(server_config(&tls).unwrap()),
@@ -312,15 +331,18 @@ pub(super) fn gateway(
         worker.add_inline(Box::new(Discard::default()));
     });
     host.memory = Some(parts.memory.clone());
+    let others = peer_gateways.iter().map(|&other| PeerGateway {
+        node: gateway_node(other),
+        addresses: vec![gateway_address(other)].into(),
+        control: setup.peer_control,
+    });
+    let peer_gateways: Vec<_> = others.collect();
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
-        let others = peer_gateways.iter().map(|&other| PeerGateway {
-            node: gateway_node(other),
-            addresses: vec![gateway_address(other)].into(),
-            control: setup.peer_control,
-        });
-        worker.set_peer_gateways(others.collect(), 8, now);
+        worker.set_peer_gateways(peer_gateways.clone(), PEER_GATEWAY_CONNECTIONS, now);
     }
+    let config = NodeConfig { peer_gateways, ..config };
+    host.config = Some((config, setup.link.mtu));
     host
 }
 
@@ -381,6 +403,6 @@ fn host(
         workers.push(worker);
     }
     let work = workers.iter().map(|_| None).collect();
-    let (memory, verifier) = (None, None);
-    ApplicationHost { workers, icmp, callers, shared, statuses, memory, dead: false, verifier, work }
+    let (memory, verifier, config) = (None, None, None);
+    ApplicationHost { workers, icmp, callers, shared, statuses, memory, config, dead: false, verifier, work }
 }

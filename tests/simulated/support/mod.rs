@@ -40,6 +40,7 @@ use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink};
 use stoq::quic::transport::{PeerControl, QuicConfig};
+use stoq::rights::Rights;
 use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
 use stoq::session::SilenceLimits;
 use stoq::token::{EncodedPiece, Outboard, Ranges, Selection, Token, VerifiedEncoder};
@@ -88,6 +89,8 @@ pub(crate) struct Setup {
     /// How their connections differ from the others.
     pub(crate) peer_control: PeerControl,
     pub(crate) transit: Transit,
+    /// What the peers of the gateways may ask for.
+    pub(crate) rights: Arc<Rights>,
     /// Whether gateways keep passing payloads whose routes allow it.
     pub(crate) cache: bool,
     /// Gateways whose store lies about this payload.
@@ -160,6 +163,7 @@ impl Default for Setup {
             peer_gateways: Vec::new(),
             peer_control: PeerControl::default(),
             transit: Transit::Authenticated,
+            rights: Arc::default(),
             cache: false,
             liars: Vec::new(),
             device: 0,
