@@ -164,6 +164,11 @@ fn written(name: &str) -> Vec<u8> {
         "done" => Done { bytes: 3, token: abc().into() }.emit_record(&mut out),
         "done-lanes" => Done { bytes: 3, token: set().into() }.emit_record(&mut out),
         "error" => ErrorRecord::new(ErrorCode::Busy, 250, "too many requests").emit_record(&mut out),
+        "error-right" => {
+            let reason =
+                "right put is not given to this peer; have the gateway's operator allow it in [[rights]]";
+            ErrorRecord::new(ErrorCode::NotAuthorized, 0, reason).emit_record(&mut out);
+        }
         _ => panic!("no record is named {name}"),
     }
     out

@@ -5,8 +5,8 @@ mod tls_support;
 use std::sync::Arc;
 use stoq::rights::{Grant, NamedPeers, PeerClass, Rights, RightsSection};
 use stoq::tls::{
-    Authorities, ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, TlsPolicy, Trust, client_config,
-    server_config,
+    Authorities, ClientAuth, ClientTls, FalconAlgorithm, Identity, ServerTls, TlsPolicy, Trust,
+    client_config, server_config,
 };
 use tls_support::authority::{Authority, self_signed};
 use tls_support::wire::Pair;
@@ -49,11 +49,8 @@ fn an_authority_gives_rights_to_its_peers_and_to_no_others() {
         Trust::new(&roots, []).unwrap()
     };
     let rest = section("rest", NamedPeers { class: Some(PeerClass::Authenticated), ..NamedPeers::default() });
-    let rights = Rights::new(vec![
-        rest.clone(),
-        by_authority("below", &[&below]),
-        by_authority("north", &[&north]),
-    ]);
+    let rights =
+        Rights::new(vec![rest.clone(), by_authority("below", &[&below]), by_authority("north", &[&north])]);
     for (client, name) in [
         (north.issue("a"), "north"),
         // An intermediate authority is one as well; of two that vouch for a peer, the first section counts.

@@ -2,10 +2,10 @@
 
 mod opened;
 
-use crate::config::{GatewayConfig, IdentityConfig};
+use crate::config::{GatewayConfig, IdentityConfig, allowed_by};
 use crate::dates::out_of_dates;
 use crate::output::{self, OutputError};
-use crate::{capabilities, descriptors, tls};
+use crate::{capabilities, descriptors, rights, tls};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fs;
@@ -90,6 +90,7 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     if let Some(seed) = config.seed() {
         opened::store(seed, file, &mut findings);
     }
+    allowed(config, &mut findings);
     opened::watching(config, file, &mut findings);
     opened::names(config, &mut findings);
     findings.0
@@ -190,6 +191,31 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
                 findings.push("certificates", Severity::Failed, error.to_string(), Some(fix.into()));
             }
         },
+    }
+}
+
+/// Says what each peer may do, and which sections have no effect.
+fn allowed(config: &GatewayConfig, findings: &mut Findings) {
+    if let Err(error) = rights::table(config) {
+        let fix = "rights.authorities: name files with certificates of authorities".to_owned();
+        return findings.push("rights", Severity::Failed, error.to_string(), Some(fix));
+    }
+    if config.rights.is_empty() {
+        findings.ok("rights", "every peer that may connect may do everything");
+    }
+    for section in &config.rights {
+        let found = format!("{}: {}", section.name, allowed_by(&section.grant()));
+        match rights::without_effect(config, section) {
+            Some((why, fix)) => {
+                findings.push("rights", Severity::Warning, format!("{found}; {why}"), Some(fix.into()));
+            }
+            None => findings.ok("rights", found),
+        }
+    }
+    for node in rights::unnamed_peer_gateways(config) {
+        let found = format!("the peer gateway {node} may do nothing here: no section names it");
+        let fix = "rights.node_ids: name it in the section of what it may do".to_owned();
+        findings.push("rights", Severity::Warning, found, Some(fix));
     }
 }
 

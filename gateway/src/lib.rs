@@ -37,6 +37,8 @@ pub mod capture;
 pub mod admin;
 
 // The gateway, made of the modules above.
+mod rights;
+
 pub mod check;
 
 mod renewable;

@@ -9,7 +9,7 @@ use crate::dates::{Dates, out_of_dates};
 use crate::events::{Event, Reloaded};
 use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
-use crate::{logging, panics, renewable};
+use crate::{logging, panics, renewable, rights};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -147,7 +147,7 @@ impl Live {
         let mut changed = changed_keys(&self.running, &config);
         changed.retain(|key| is_live(key));
         if changed.iter().any(|key| key == "rights") {
-            renewable::log_rights(&config);
+            rights::log(&config);
         }
         if self.parts.identity.chain() != identity.chain() {
             changed.push("certificate".into());

@@ -1,9 +1,10 @@
 //! The parts of a configuration that a reload puts into effect. The start of a gateway and a reload make them by the same code.
 
 use crate::admin::Facts;
-use crate::config::{GatewayConfig, PeersConfig, RightsConfig, SeedConfig, allowed_by};
+use crate::config::{GatewayConfig, SeedConfig};
 use crate::descriptors;
 use crate::faults::started;
+use crate::rights;
 use crate::tls::{self, KeyLogger};
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -13,9 +14,8 @@ use stoq::hop::Policy;
 use stoq::names::{Places, Resolver};
 use stoq::node::NodeConfig;
 use stoq::quic::qlog::Qlog;
-use stoq::rights::{NamedPeers, Rights, RightsSection};
 use stoq::seed::StoreConfig;
-use stoq::tls::{Identity, NodeId, TlsError};
+use stoq::tls::{Identity, NodeId};
 use stoq::worker::PeerGateway;
 
 /// The facts of the admin endpoint that a reload may change.
@@ -61,51 +61,10 @@ pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result
         peer_gateway_connections_max: config.hops.connections_max,
         quic: config.quic.clone(),
         qlog: qlog.transpose()?,
-        rights: Arc::new(rights(config)?),
+        rights: Arc::new(rights::table(config)?),
         ..NodeConfig::default()
     };
     Ok((node, identity))
-}
-
-/// What each peer may do.
-///
-/// # Errors
-/// The certificates of an authority cannot be read.
-pub(crate) fn rights(config: &GatewayConfig) -> Result<Rights, TlsError> {
-    let section = |section: &RightsConfig| {
-        let authorities = section.authorities.iter().map(|file| tls::authorities(&config.tls, file));
-        let peers = NamedPeers { authorities: authorities.collect::<Result<_, _>>()?, ..section.named() };
-        Ok(RightsSection { peers, grant: Arc::new(section.grant()) })
-    };
-    Ok(Rights::new(config.rights.iter().map(section).collect::<Result<_, _>>()?))
-}
-
-/// Logs what each peer may do.
-pub(crate) fn log_rights(config: &GatewayConfig) {
-    if config.rights.is_empty() {
-        tracing::info!("rights: whoever may connect may do everything; [[rights]] gives peers less");
-    }
-    for section in &config.rights {
-        let peers = NamedBriefly(section);
-        tracing::info!(section = section.name, %peers, "rights: {}", allowed_by(&section.grant()));
-    }
-}
-
-/// The peers of a section, by their number and class.
-struct NamedBriefly<'a>(&'a RightsConfig);
-
-impl std::fmt::Display for NamedBriefly<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let RightsConfig { node_ids, authorities, peers, .. } = self.0;
-        let nodes = (!node_ids.is_empty()).then(|| format!("{} by node ID", node_ids.len()));
-        let files = authorities.iter().map(|file| format!("those of {}", file.display()));
-        let class = peers.map(|peers| match peers {
-            PeersConfig::Authenticated => "all others with a certificate".to_owned(),
-            PeersConfig::Anyone => "all others".to_owned(),
-        });
-        let all: Vec<_> = nodes.into_iter().chain(files).chain(class).collect();
-        f.write_str(&all.join(", "))
-    }
 }
 
 /// The policy of forwarding, and the peer gateways to forward to.

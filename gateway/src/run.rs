@@ -12,7 +12,7 @@ use crate::reloads::Reloads;
 use crate::service::Service;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
-use crate::{descriptors, logging, output, panics, renewable};
+use crate::{descriptors, logging, output, panics, renewable, rights};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
@@ -97,7 +97,7 @@ impl Gateway {
             let core = config.workers.cores.get(worker);
             tracing::info!(worker, core, %network, local = local.join(" "), "serving");
         }
-        renewable::log_rights(config);
+        rights::log(config);
         let reloads = Arc::<Reloads>::default();
         let admin = admin(config, &node, &identity, &seeds, tap.clone(), reloads.clone())?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use stoq::client::{Client, ClientBuilder};
 use stoq::tls::{
-    Authorities, CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust, TrustFiles,
-    client_config, server_config,
+    Authorities, CipherSuite, ClientAuth, ClientTls, Identity, ServerTls, TlsError, TlsPolicy, Trust,
+    TrustFiles, client_config, server_config,
 };
 
 /// Receives the secrets of connections.

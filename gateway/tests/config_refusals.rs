@@ -223,3 +223,61 @@ fn verify_threads_have_cores_of_their_own_or_none() {
     let keys = "[workers]\ncores = [1]\nverify_threads = 2\nverify_cores = [0, 2]\n";
     assert_eq!((fault(&gateway(keys), true), fault(&client(keys), false)), (None, None));
 }
+
+#[test]
+fn a_section_of_rights_names_peers_once_and_words_that_are_rights() {
+    let rights = |keys: &str| format!("[[rights]]\n{keys}\n");
+    let readers = rights("name = \"readers\"\npeers = \"authenticated\"\nallow = [\"get\"]");
+    let node = |name: &str| {
+        rights(&format!("name = \"{name}\"\nnode_ids = [\"{NODE}\"]\nallow = \"all\"\nqueues = [1]"))
+    };
+    let authority = rights("name = \"ingest\"\nauthorities = [\"ca.pem\"]\nallow = [\"put\"]");
+    assert_eq!(fault(&gateway(&format!("{readers}{}{authority}", node("operators"))), true), None);
+    for (text, key, part) in [
+        (
+            rights("name = \"x\"\nallow = [\"get\"]"),
+            "key `rights`",
+            "names no peer; give node_ids, authorities, or peers",
+        ),
+        (
+            rights("name = \"\"\npeers = \"anyone\"\nallow = []"),
+            "key `rights.name`",
+            "give one word, such as",
+        ),
+        (
+            rights("name = \"a b\"\npeers = \"anyone\"\nallow = []"),
+            "key `rights.name`",
+            "has letters that are not seen; give one word",
+        ),
+        (
+            format!("{readers}{readers}"),
+            "key `rights.name`",
+            "two sections are called \"readers\"; rename one",
+        ),
+        (
+            format!("{readers}{}", readers.replace("\"readers\"", "\"others\"")),
+            "key `rights.peers`",
+            "two sections are for the same peers; remove one",
+        ),
+        (
+            format!("{}{}", node("a"), node("b")),
+            "key `rights.node_ids`",
+            "has rights twice; name it in one section",
+        ),
+        (
+            rights("name = \"x\"\npeers = \"anyone\"\nallow = [\"fetch\"]"),
+            "allow",
+            "or a list of \"put\", \"get\"",
+        ),
+        (rights("name = \"x\"\npeers = \"trusted\"\nallow = []"), "peers", "authenticated"),
+        (
+            rights("name = \"x\"\npeers = \"anyone\"\nallow = []\nqueues = \"none\""),
+            "queues",
+            "or a list of queue numbers",
+        ),
+        (rights("name = \"x\"\npeers = \"anyone\""), "allow", "missing field"),
+    ] {
+        let error = fault(&gateway(&text), true).expect("this file is wrong");
+        assert!(error.contains(key) && error.contains(part), "{key}, {part}: {error}");
+    }
+}

@@ -174,11 +174,14 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
         assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
     }
+    assert_eq!(shown["rights"], allowed(&format!("{GATEWAY}\n[[rights]]\nzzz = 1\n"), true), "[[rights]]");
 }
 
 #[test]
 fn every_commented_option_of_an_example_can_be_uncommented_as_it_stands() {
-    for name in ["gateway.toml", "gateway-kernel.toml", "client.toml"] {
+    for name in
+        ["gateway.toml", "gateway-kernel.toml", "gateway-rights.toml", "gateway-transit.toml", "client.toml"]
+    {
         let text = std::fs::read_to_string(configs().join(name)).unwrap();
         let is_key = |key: &str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         let commented = text.lines().filter_map(|line| line.strip_prefix("# "));
@@ -234,7 +237,8 @@ const NODE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// A gateway's file with this number.
 fn with_number(name: &str, value: &str) -> String {
     let (section, key) = name.split_once('.').unwrap();
-    let is_list = ["workers.cores", "workers.verify_cores", "application.queues"].contains(&name);
+    let is_list =
+        ["workers.cores", "workers.verify_cores", "application.queues", "rights.queues"].contains(&name);
     let value = if is_list { format!("[{value}]") } else { value.to_owned() };
     match section {
         "network" if key == "buffer_bytes" => {
@@ -251,6 +255,9 @@ fn with_number(name: &str, value: &str) -> String {
             format!(
                 "{GATEWAY}[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"d\"\n{key} = {value}\n"
             )
+        }
+        "rights" => {
+            format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
         }
         "gateway" => {
             let trusting = GATEWAY.replace("client_auth", &format!("node_ids = [\"{NODE}\"]\nclient_auth"));
@@ -484,15 +491,4 @@ fn values_of_the_wrong_type_or_name_are_refused_with_their_place() {
         let error = refusal(&text, true);
         assert!(error.contains(part), "{part:?} stands in: {error}");
     }
-}
-
-#[test]
-fn relative_paths_start_from_the_files_directory() {
-    let config = load_gateway(&configs().join("gateway-kernel.toml")).unwrap();
-    assert_eq!(config.identity.certificate, configs().join("gateway.pem"));
-    assert_eq!(config.identity.key, configs().join("gateway.key"));
-    let stoq_gateway::config::ApplicationConfig::Seed(seed) = &config.application[0] else {
-        panic!("the first is the seed")
-    };
-    assert_eq!(seed.directory, configs().join("store"));
 }

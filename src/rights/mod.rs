@@ -1,8 +1,8 @@
 //! Rights: what each peer may ask of this node, and on which terms its payloads are kept.
 //!
 //! [`Rights`] is a table of sections. The section that is most special to a peer gives it its [`Grant`], alone: one that names its node
-//! ID, else one whose authorities vouch for it, else one for peers with a certificate, else one for anybody. A session looks the grant up
-//! once, and again when a reload has changed the table. A table without sections gives everybody everything.
+//! ID, else one whose authorities vouch for it, else one for peers with a certificate, else one for every peer. A session looks the grant up
+//! once, and again when a reload has changed the table. A table without sections gives every peer everything.
 
 use crate::counters::Counter;
 use crate::record::Request;
@@ -82,7 +82,7 @@ impl RightSet {
     /// Whether it has this right.
     #[inline]
     pub const fn contains(self, right: Right) -> bool {
-        self.0 & 1 << right as u8 != 0
+        self.0 & (1 << right as u8) != 0
     }
 
     /// The rights in it.
@@ -93,7 +93,7 @@ impl RightSet {
 
 impl FromIterator<Right> for RightSet {
     fn from_iter<I: IntoIterator<Item = Right>>(rights: I) -> Self {
-        Self(rights.into_iter().fold(0, |set, right| set | 1 << right as u8))
+        Self(rights.into_iter().fold(0, |set, right| set | (1 << right as u8)))
     }
 }
 
@@ -199,7 +199,7 @@ pub struct Rights {
 }
 
 impl Default for Rights {
-    /// Everybody may do everything.
+    /// Every peer may do everything.
     fn default() -> Self {
         Self::new(Vec::new())
     }
@@ -213,7 +213,7 @@ impl PartialEq for Rights {
 }
 
 impl Rights {
-    /// The rights that these sections give. Peers that none of them names may do nothing; without a section everybody may do everything.
+    /// The rights that these sections give. Peers that none of them names may do nothing; without a section every peer may do everything.
     /// Of several sections that name a node or a class in the same way, or whose authorities vouch for the same peer, the first one counts.
     pub fn new(sections: Vec<RightsSection>) -> Self {
         let mut nodes = HashMap::new();

@@ -21,7 +21,7 @@ fn nodes(peers: &[&PeerChain]) -> NamedPeers {
 }
 
 #[test]
-fn without_a_section_everybody_may_do_everything() {
+fn without_a_section_every_peer_may_do_everything() {
     let rights = Rights::default();
     for peer in [None, Some(&peer("a"))] {
         let grant = rights.of(peer);
@@ -41,15 +41,17 @@ fn the_most_special_section_counts_whatever_the_order() {
     ];
     for _ in 0..2 {
         let rights = Rights::new(sections.clone());
-        for (peer, name) in
-            [(Some(&named), "nodes"), (Some(&other), "authenticated"), (None, "anyone")]
-        {
+        for (peer, name) in [(Some(&named), "nodes"), (Some(&other), "authenticated"), (None, "anyone")] {
             assert_eq!(rights.of(peer).section.as_deref(), Some(name));
         }
         sections.reverse();
     }
     let rights = Rights::new(vec![section("anyone", class(PeerClass::Anyone))]);
-    assert_eq!(rights.of(Some(&other)).section.as_deref(), Some("anyone"), "a certificate takes nothing away");
+    assert_eq!(
+        rights.of(Some(&other)).section.as_deref(),
+        Some("anyone"),
+        "a certificate takes nothing away"
+    );
 }
 
 #[test]
@@ -57,7 +59,10 @@ fn a_peer_that_no_section_names_may_do_nothing() {
     let (named, other) = (peer("named"), peer("other"));
     for rights in [
         Rights::new(vec![section("nodes", nodes(&[&named]))]),
-        Rights::new(vec![section("nodes", nodes(&[&named])), section("rest", class(PeerClass::Authenticated))]),
+        Rights::new(vec![
+            section("nodes", nodes(&[&named])),
+            section("rest", class(PeerClass::Authenticated)),
+        ]),
     ] {
         let stranger = rights.of(None);
         assert_eq!(*stranger, Grant::default());

@@ -53,10 +53,12 @@ impl Reading<'_, '_> {
         self.cx.counters.add(right.refused(), 1);
         let (node, section) = (self.peer.node, self.peer.grant.section.as_deref());
         tracing::info!(?node, section, %right, "a peer is refused what it has no right to");
-        let reason = format!(
-            "right {right} is not given to this peer; have the gateway's operator allow it in [[rights]]"
-        );
-        Fault::new(ErrorCode::NotAuthorized, reason)
+        Fault::new(
+            ErrorCode::NotAuthorized,
+            format!(
+                "right {right} is not given to this peer; have the gateway's operator allow it in [[rights]]"
+            ),
+        )
     }
 
     /// Tells an application of the connection before it gets a message in early data: the handshake is not complete, and no application knows

@@ -4,8 +4,8 @@ use crate::hops::fetch_by;
 use crate::passing::slow;
 use crate::support::caller::{End, Peer};
 use crate::support::{
-    DISCARD, ECHO, SEED, Setup, World, gateway_address, gateway_node, gateway_v4, identities, joined, payload,
-    route,
+    DISCARD, ECHO, SEED, Setup, World, gateway_address, gateway_node, gateway_v4, identities, joined,
+    payload, route,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,9 +13,7 @@ use stoq::counters::Counter;
 use stoq::hop::Transit;
 use stoq::queue::RequestId;
 use stoq::record::{ErrorCode, Mirror};
-use stoq::rights::{
-    Grant, MessageQueues, NamedPeers, PeerClass, Right, Rights, RightsSection, StoreTerms,
-};
+use stoq::rights::{Grant, MessageQueues, NamedPeers, PeerClass, Right, Rights, RightsSection, StoreTerms};
 use stoq::seed::StoreConfig;
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
@@ -37,8 +35,8 @@ fn some(rights: impl IntoIterator<Item = Right>) -> Grant {
 
 /// Clients may do this; other gateways may do everything.
 fn clients(grant: Grant) -> Rights {
-    let everybody = NamedPeers { class: Some(PeerClass::Authenticated), ..NamedPeers::default() };
-    let others = RightsSection { peers: everybody, grant: Arc::new(Grant::everything()) };
+    let others = NamedPeers { class: Some(PeerClass::Authenticated), ..NamedPeers::default() };
+    let others = RightsSection { peers: others, grant: Arc::new(Grant::everything()) };
     Rights::new(vec![section(client_node(), grant), others])
 }
 
@@ -69,8 +67,12 @@ fn ask(world: &mut World, peer: &Peer, right: Right, token: Token) -> RequestId 
         Right::Get => caller.fetch(peer, token, Ranges::all()),
         Right::Locate => caller.locate(peer, token.into()),
         Right::Mirror => {
-            let mirror =
-                Mirror { token: token.into(), lanes: Lanes::NONE, lease_s: 60, sources: vec![gateway_node(1)] };
+            let mirror = Mirror {
+                token: token.into(),
+                lanes: Lanes::NONE,
+                lease_s: 60,
+                sources: vec![gateway_node(1)],
+            };
             caller.mirror(peer, mirror)
         }
         Right::Transit => fetch_by(world, peer, route(&[0, 1]).hop(), token),
@@ -265,7 +267,8 @@ fn a_forwarded_fetch_is_answered_on_the_way_only_to_a_peer_that_may_get_there() 
 #[test]
 fn early_data_is_judged_by_the_node_of_the_session_that_is_resumed() {
     for (right, ends) in [(Right::Get, true), (Right::Locate, false)] {
-        let mut world = World::new(Setup { rights: Arc::new(clients(Grant::everything())), ..Setup::default() });
+        let mut world =
+            World::new(Setup { rights: Arc::new(clients(Grant::everything())), ..Setup::default() });
         let peer = world.connect(0, gateway_v4());
         let token = world.put(&peer, b"small");
         world.echo(&peer, b"met");

@@ -30,7 +30,7 @@ pub struct Facts {
     pub issuers: Vec<CertificateSummary>,
     /// Peer gateways and their configured names.
     pub peer_gateways: Vec<(NodeId, Option<String>)>,
-    /// The rights of each section; empty: everybody may do everything.
+    /// The rights of each section; empty: every peer may do everything.
     pub rights: Vec<Arc<Grant>>,
 }
 

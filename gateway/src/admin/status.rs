@@ -30,7 +30,7 @@ pub(super) struct Status {
     ports: Vec<PortRow>,
     workers: Vec<WorkerRow>,
     peer_gateways: Vec<PeerGatewayRow>,
-    /// The sections of rights in force, without their peers; empty: everybody may do everything.
+    /// The sections of rights in force, without their peers; empty: every peer may do everything.
     rights: Vec<RightsRow>,
     store: Option<StoreRow>,
 }

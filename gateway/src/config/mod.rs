@@ -22,9 +22,7 @@ pub use peers::{
     ClientAuthConfig, HopsConfig, IdentityConfig, PeerGatewayConfig, TlsConfig, TransitClass, TransitConfig,
     TrustConfig,
 };
-pub use rights::{
-    AllowConfig, Everything, PeersConfig, QueuesConfig, RightConfig, RightsConfig, allowed_by,
-};
+pub use rights::{AllowConfig, Everything, PeersConfig, QueuesConfig, RightConfig, RightsConfig, allowed_by};
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -113,7 +111,7 @@ pub struct GatewayConfig {
     /// The peers for which requests are forwarded, and the bounds.
     #[serde(default)]
     pub hops: HopsConfig,
-    /// What each peer may do; without a section everybody may do everything.
+    /// What each peer may do; without a section every peer may do everything.
     #[serde(default)]
     pub rights: Vec<RightsConfig>,
     /// The admin endpoint; without this section there is none.

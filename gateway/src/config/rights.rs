@@ -145,7 +145,7 @@ pub fn allowed_by(grant: &Grant) -> String {
         MessageQueues::Listed(queues) if queues.is_empty() => String::new(),
         MessageQueues::Listed(queues) => {
             let queues: Vec<_> = queues.iter().map(ToString::to_string).collect();
-            format!("messages to queues {}", queues.join(" "))
+            ["messages to queues", &queues.join(" ")].join(" ")
         }
     };
     match (requests.join(" "), messages) {
@@ -182,7 +182,7 @@ impl ConfigCheck<'_> {
                 return Err(self.value("rights.node_ids", fix));
             }
             if peers.is_some_and(|class| classes.contains(&class)) {
-                let fix = "two sections are for the same peers; leave one out, since one counts";
+                let fix = "two sections are for the same peers; remove one, since one counts";
                 return Err(self.value("rights.peers", fix));
             }
             classes.extend(*peers);

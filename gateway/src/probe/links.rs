@@ -8,6 +8,7 @@ use stoq::client::{ClientError, CloseReason, DialFailure};
 use stoq::limits::ATTEMPT_DELAY_MS;
 use stoq::names::GatewayAddress;
 use stoq::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery};
+use stoq::record::ErrorCode;
 use stoq::tls::NodeId;
 
 /// Handshakes of one probe at once: fewer than make a gateway ask for proof of the address.
@@ -153,7 +154,10 @@ impl Links {
     /// Fails where the peer takes no messages on the queue of an application of this kind, which the probe needs.
     pub(super) fn needs(&mut self, kind: &'static str, delivery: &Delivery) {
         if let &Delivery::Connection(_, ConnectionEvent::MessagesStopped { queue, code }) = delivery {
-            self.fail(ProbeError::Untaken { queue, code, kind });
+            self.fail(match code {
+                ErrorCode::NotAuthorized => ProbeError::Unallowed(queue),
+                _ => ProbeError::Untaken { queue, code, kind },
+            });
         }
     }
 

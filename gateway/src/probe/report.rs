@@ -38,6 +38,11 @@ pub enum ProbeError {
     /// A payload was put to a queue whose application keeps it.
     #[error("queue {0} keeps payloads: give a queue of a discard application")]
     Keeps(u64),
+    /// The peer does not take this client's messages on a queue.
+    #[error(
+        "not authorized: right messages is not given to this peer for queue {0}; have the gateway's operator add the queue in [[rights]]"
+    )]
+    Unallowed(u64),
     /// The peer takes no messages on a queue.
     #[error(
         "the gateway takes no messages on queue {queue} ({}): name a queue of its {kind} application, or add one to its \

@@ -22,6 +22,7 @@ mod pktgen;
 mod preflight;
 mod refusals;
 mod reload;
+mod rights;
 mod routes;
 mod secrets;
 mod shipped;

@@ -281,12 +281,7 @@ pub(super) fn gateway(
     let identity = gateway_identity(index);
     let tls =
         ServerTls { early_data: true, ..ServerTls::new(identity.clone(), ClientAuth::Required(trust())) };
-    let other = |&(a, b): &(usize, usize)| match index {
-        _ if index == a => Some(b),
-        _ if index == b => Some(a),
-        _ => None,
-    };
-    let peer_gateways: Vec<usize> = setup.peer_gateways.iter().filter_map(other).collect();
+    let peer_gateways = peer_gateways_of(setup, index);
     let policy = policy(identity, setup);
     let hops = Arc::new(Hops::new(policy, peer_gateways.iter().map(|&other| gateway_node(other)).collect()));
     let cache = setup.cache.then(|| Cache::start(store.clone()).unwrap());
@@ -344,6 +339,16 @@ pub(super) fn gateway(
     let config = NodeConfig { peer_gateways, ..config };
     host.config = Some((config, setup.link.mtu));
     host
+}
+
+/// The gateways that are peer gateways of this one.
+fn peer_gateways_of(setup: &Setup, index: usize) -> Vec<usize> {
+    let other = |&(a, b): &(usize, usize)| match index {
+        _ if index == a => Some(b),
+        _ if index == b => Some(a),
+        _ => None,
+    };
+    setup.peer_gateways.iter().filter_map(other).collect()
 }
 
 /// A gateway's policy for requests behind HOP.

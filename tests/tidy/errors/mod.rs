@@ -16,6 +16,7 @@ const COMPOSED: &[&str] = &[
     "gateway/src/admin/listener.rs",
     "gateway/src/config/check.rs",
     "gateway/src/config/ports.rs",
+    "gateway/src/config/rights.rs",
     "gateway/src/ranges/mod.rs",
     "src/client/builder.rs",
     "src/datagram/kernel/bind.rs",
