@@ -57,40 +57,54 @@ async fn echo(peer: &Peer, text: &'static [u8]) -> Bytes {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_worker_that_panics_takes_down_its_own_connections_and_no_others() {
-    let gateway = Gateway::start_with(2, vec![fragile(Placement::Worker).0]);
+    for workers in [1, 2, 4, 8] {
+        with_one_that_panics(workers).await;
+    }
+}
+
+/// The last of these workers panics.
+async fn with_one_that_panics(workers: usize) {
+    let gateway = Gateway::start_with(workers, vec![fragile(Placement::Worker).0]);
     let client = gateway.client_builder().start().unwrap();
-    let [first, second] = [0, 1].map(|worker| peer_of(&client, &gateway, worker));
-    let (first, second) = (first.await.unwrap(), second.await.unwrap());
-    // A put is under way on the other worker.
-    let payload = Prepared::bytes(vec![7; 3 << 20]);
-    assert_eq!(echo(&first, b"before").await, "before");
-    second.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
+    let mut peers = Vec::new();
+    for worker in 0..workers {
+        let peer = peer_of(&client, &gateway, worker).await.unwrap();
+        assert_eq!(echo(&peer, b"before").await, "before");
+        peers.push(peer);
+    }
+    let last = peers.pop().unwrap();
+    last.send_message(FRAGILE, Bytes::from_static(b"fall")).await.unwrap();
     assert_eq!(
-        with_patience(second.closed()).await,
+        with_patience(last.closed()).await,
         CloseReason::Reset,
         "the peer is told by a stateless reset"
     );
-    assert_eq!(echo(&first, b"after").await, "after");
-    with_patience(first.put(&payload)).await.unwrap();
+    let payload = Prepared::bytes(vec![7; 3 << 20]);
+    for peer in &peers {
+        assert_eq!(echo(peer, b"after").await, "after");
+    }
+    if let Some(first) = peers.first() {
+        with_patience(first.put(&payload)).await.unwrap();
+    }
     // The queue of the worker that failed takes no connection, and says so at once.
-    let refused = peer_of(&client, &gateway, 1).await.expect_err("refused");
+    let refused = peer_of(&client, &gateway, workers - 1).await.expect_err("refused");
     let reasons: Vec<_> = refused.close_reasons().cloned().collect();
     let code = TransportErrorCode::CONNECTION_REFUSED;
     assert_eq!(reasons, [CloseReason::PeerQuic { code, text: "".into() }]);
-    // Nor is any placed there by the other worker, though it is busier.
-    let mut others = Vec::new();
-    for _ in 0..8 {
+    // Nor is any placed there by another worker, though that is busier.
+    for _ in 0..if workers > 1 { 8 } else { 0 } {
         let other = peer_of(&client, &gateway, 0).await.unwrap();
         assert_eq!(echo(&other, b"new").await, "new");
-        others.push(other);
+        peers.push(other);
     }
     let statuses = gateway.node.statuses();
-    let failed = |worker: usize| statuses[worker].counters.get(Counter::WorkersFailed);
-    assert_eq!([failed(0), failed(1)], [0, 1]);
-    assert_eq!(statuses[1].connections.load(Ordering::Relaxed), 0);
-    assert_eq!(gateway.node.shared().node_seats.taken(&gateway.client_id()), 9, "its seat is free");
+    let failed: Vec<_> = statuses.iter().map(|status| status.counters.get(Counter::WorkersFailed)).collect();
+    assert_eq!(failed.iter().sum::<u64>(), 1);
+    assert_eq!((failed[workers - 1], statuses[workers - 1].connections.load(Ordering::Relaxed)), (1, 0));
+    let seats = gateway.node.shared().node_seats.taken(&gateway.client_id());
+    assert_eq!(seats, peers.len(), "its seat is free");
     // A drain does not wait for the worker that failed.
-    drop((first, second, others));
+    drop((last, peers));
     client.stop();
     gateway.node.drain(PATIENCE);
     assert_eq!(statuses.iter().map(|status| status.requests()).sum::<usize>(), 0);

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     eal::Eal,
     error::{DpdkError, reason},
-    pci,
+    pci, plug_in,
 };
 
 /// memif's default buffer size, bytes.
@@ -183,12 +183,13 @@ pub(crate) fn hotplug(eal: &Eal, device: &Device) -> Result<u16, DpdkError> {
     // SAFETY: three C strings, which DPDK copies.
     let code = unsafe { dpdk_sys::stoq_device_add(bus.as_ptr(), name.as_ptr(), args.as_ptr()) };
     if code < 0 {
+        let package = plug_in::package(device, Path::new("/sys"));
         let device = match device {
             Device::Pci(address) => address.clone(),
             Device::Virtual { name, args, .. } if args.is_empty() => name.clone(),
             Device::Virtual { name, args, .. } => format!("{name},{args}"),
         };
-        return Err(DpdkError::Probe { device, reason: reason(code) });
+        return Err(DpdkError::Probe { device, package, reason: reason(code) });
     }
     find(device.name()).ok_or_else(|| {
         // SAFETY: two C strings; the device was made just above and nothing uses it.

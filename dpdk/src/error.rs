@@ -147,11 +147,13 @@ pub enum DpdkError {
     /// The driver refused the device or its arguments.
     #[error(
         "cannot open device `{device}`: {reason}; check its arguments, and that its driver's plug-in (librte_net_*.so) is installed: \
-         `apt-cache search librte-net` lists the packages"
+         package {package}, with a number at its end (`apt-cache search librte-net`)"
     )]
     Probe {
         /// The device as configured.
         device: String,
+        /// The package with its driver.
+        package: String,
         /// The driver's error.
         reason: String,
     },

@@ -18,6 +18,7 @@ mod gate;
 mod hugepages;
 mod pair;
 mod pci;
+mod plug_in;
 mod pool;
 mod port;
 mod queue;
@@ -33,7 +34,9 @@ pub use pair::QueuePair;
 pub use port::Port;
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
 pub use ring::{RING_LEN, RxInlet, RxRing, TxFeeder, TxRing};
-pub use settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats, RSS_KEY_BYTES, RssInfo};
+pub use settings::{
+    Multicast, PortConfig, PortFault, PortInfo, PortStats, QueueMismatch, RSS_KEY_BYTES, RssInfo,
+};
 pub use slab::{Backing, SlabBlock, SlabPool, SlabStats};
 
 /// Cycles of the processor's time-stamp counter in a second, by DPDK's calibration. Needs a live [`Eal`].

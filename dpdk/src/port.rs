@@ -15,13 +15,13 @@ use crate::{
     device::{self, Device, Memif},
     eal::Eal,
     error::{DpdkError, reason},
-    gate::Gate,
+    gate::{self, Gate, Way},
     pair::QueuePair,
     pool::{CACHE_LEN_MAX, Pool, ROOM_BYTES_MAX},
     queue::{BURST_LEN_MAX, PENDING_LEN_MAX, RxQueue, TxQueue},
     ring::RING_LEN,
     rss,
-    settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats},
+    settings::{Multicast, PortConfig, PortFault, PortInfo, PortStats, QueueMismatch},
     stash::STASH_LEN,
 };
 
@@ -121,6 +121,12 @@ impl Port {
             dpdk_sys::FAULT_REMOVED => Some(PortFault::Removed),
             _ => None,
         }
+    }
+
+    /// How a memif and its other side differ in their queues, if they do. The call may wait for a callback of the driver.
+    pub fn queue_mismatch(&self) -> Option<QueueMismatch> {
+        self.shared.device.memif()?;
+        gate::mismatch(self.shared.id, self.shared.info.queues, self.link_up())
     }
 
     /// The port's own counters; zeros if the driver has none.
@@ -380,8 +386,8 @@ impl OpenPort {
     }
 
     /// A gate for a queue, where the driver needs one.
-    pub(crate) fn gate(&self) -> Gate {
-        Gate::new(self.id, self.device.memif().is_some())
+    pub(crate) fn gate(&self, queue: u16, way: Way) -> Gate {
+        if self.device.memif().is_some() { Gate::new(self.id, queue, way) } else { Gate::none() }
     }
 
     pub(crate) fn tx_checksum(&self) -> bool {

@@ -5,7 +5,7 @@ use std::{ffi::c_void, fmt, ptr, slice, sync::Arc};
 use dpdk_sys as sys;
 
 use crate::{
-    gate::Gate,
+    gate::{Gate, Way},
     pool::Pool,
     port::OpenPort,
     ring::{NO_FRAME, RxRing, TxFeeder, TxRing},
@@ -133,7 +133,7 @@ impl fmt::Debug for RxQueue {
 
 impl RxQueue {
     pub(crate) fn new(port: Arc<OpenPort>, queue: u16) -> Self {
-        Self { queue, gate: port.gate(), burst: Burst::new(port) }
+        Self { queue, gate: port.gate(queue, Way::In), burst: Burst::new(port) }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -298,7 +298,7 @@ impl TxQueue {
             tail: 0,
             ready: 0,
             refused: 0,
-            gate: port.gate(),
+            gate: port.gate(queue, Way::Out),
             port,
         }
     }

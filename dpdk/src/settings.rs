@@ -115,6 +115,23 @@ pub enum PortFault {
     Removed,
 }
 
+/// How a memif and its other side differ in their queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueMismatch {
+    /// The other side has fewer. The queues that it lacks receive nothing, and send by the first one.
+    Fewer {
+        /// Queues that both sides have.
+        shared: u16,
+        /// Queues of this side.
+        own: u16,
+    },
+    /// The server ends each connection of this client before the link is up, as one does that has fewer queues.
+    Refused {
+        /// Queues of this side.
+        own: u16,
+    },
+}
+
 /// A port's own counters, of all queues together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {

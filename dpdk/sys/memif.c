@@ -1,11 +1,14 @@
 /*
  * What memif's driver lacks. It answers its peers on EAL's interrupt thread, by callbacks that it registers there. An executable may provide
  * the functions by which it registers them, so that these callbacks run with no thread inside a burst. They also may find their peer gone
- * half-way, and a client whose server ended connects again.
+ * half-way, and a client whose server ended connects again. A peer may have fewer rings than this side has queues: the driver would use the
+ * first ring for the others too, from several threads.
  */
 #define _GNU_SOURCE
 /* rte_intr_fd_get, which has been the same since 21.11 and has no stable alternative. */
 #define ALLOW_EXPERIMENTAL_API
+/* rte_intr_fd_set, which this file stands in for. */
+#define ALLOW_INTERNAL_API
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/membarrier.h>
@@ -23,13 +26,19 @@
 
 #include "gate.h"
 
-/* Reasons to bar a gate: a callback runs; the port is stopped, because its client found no server. */
+/*
+ * Reasons to bar a gate: a callback runs; the port is stopped, because its client found no server; the peer has no ring for the queue; the
+ * queue's bursts go into the first ring, as those of other queues do.
+ */
 #define BARRED_BY_CALLBACK 1u
 #define BARRED_BY_STOP 2u
+#define BARRED_FOR_NO_RING 4u
+#define BARRED_FOR_SHARING 8u
 /* Between two looks at a thread that is in a burst, microseconds. */
 #define INSIDE_POLL_US 10
 
 typedef int register_fn(const struct rte_intr_handle *, rte_intr_callback_fn, void *);
+typedef int fd_set_fn(struct rte_intr_handle *, int);
 typedef int unregister_pending_fn(const struct rte_intr_handle *, rte_intr_callback_fn, void *, rte_intr_unregister_callback_fn);
 
 _Thread_local int stoq_starting_port = -1;
@@ -37,11 +46,34 @@ _Thread_local int stoq_starting_port = -1;
 /* The gates of all queues. The lock is held while they are barred, so that no queue is added or removed meanwhile. */
 static pthread_mutex_t gates_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct stoq_gate *gates;
+static _Thread_local bool holds_gates;
+
+/* The ring of each queue, under the same lock. The driver gives it a descriptor when a peer brings it, and takes it away again. */
+struct ring {
+	const struct rte_intr_handle *handle;
+	uint16_t port;
+	uint16_t queue;
+	bool sends;
+	bool exists;
+	struct ring *next;
+};
+static struct ring *rings;
+/* The queue that this thread sets up. */
+static _Thread_local struct ring setting_up;
+static _Thread_local bool sets_up;
+
+/* Whether a thread is in a burst into the first ring to send by, of each port whose queues share it. */
+static struct {
+	uint32_t taken;
+} __rte_cache_aligned first_rings[RTE_MAX_ETHPORTS];
 
 /* memif's two callbacks, each the same function for all of its sockets. */
 static rte_intr_callback_fn on_control, on_listener;
 /* The control channel of each client's port, while it has one. */
 static void *client_channels[RTE_MAX_ETHPORTS];
+/* Whether its link has come up, and how many channels in a row were closed before theirs did. */
+static bool client_met[RTE_MAX_ETHPORTS];
+static uint32_t client_refusals[RTE_MAX_ETHPORTS];
 /* The control channel that the running callback of a listener has accepted. */
 struct accepted {
 	const struct rte_intr_handle *handle;
@@ -72,20 +104,71 @@ static void *next_of(const char *name)
 /* 0, or a negative errno: -ENOTSUP where memif's driver would not call the functions of this file. */
 int stoq_memif_ready(void)
 {
-	if (dlsym(RTLD_DEFAULT, "rte_intr_callback_register") != (void *)rte_intr_callback_register)
+	if (dlsym(RTLD_DEFAULT, "rte_intr_callback_register") != (void *)rte_intr_callback_register ||
+	    dlsym(RTLD_DEFAULT, "rte_intr_fd_set") != (void *)rte_intr_fd_set)
 		return -ENOTSUP;
 	return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 ? 0 : -errno;
 }
 
-struct stoq_gate *stoq_gate_new(uint16_t port)
+/* A ring of which the driver has said nothing is there. */
+static bool has_ring(uint16_t port, uint16_t queue, bool sends)
+{
+	for (struct ring *ring = rings; ring != NULL; ring = ring->next)
+		if (ring->port == port && ring->queue == queue && ring->sends == sends)
+			return ring->exists;
+	return true;
+}
+
+/* Queues of the port without a ring of their own receive nothing, and send by the first ring. No thread is inside, or this is its first gate. */
+static void set_rings(uint16_t port)
+{
+	bool first = has_ring(port, 0, true), shared = false;
+
+	for (struct stoq_gate *gate = gates; gate != NULL; gate = gate->next)
+		shared |= gate->port == port && gate->sends && first && !has_ring(port, gate->queue, true);
+	for (struct stoq_gate *gate = gates; gate != NULL; gate = gate->next) {
+		bool shares = gate->sends && first && shared;
+		uint32_t reason = 0;
+
+		if (gate->port != port)
+			continue;
+		if (!has_ring(port, gate->queue, gate->sends))
+			reason = shares ? BARRED_FOR_SHARING : BARRED_FOR_NO_RING;
+		else if (gate->queue == 0 && shares)
+			reason = BARRED_FOR_SHARING;
+		__atomic_fetch_and(&gate->barred, ~(BARRED_FOR_NO_RING | BARRED_FOR_SHARING), __ATOMIC_RELAXED);
+		__atomic_fetch_or(&gate->barred, reason, __ATOMIC_RELAXED);
+	}
+}
+
+/* No thread waits for another: where the first ring is taken, nothing is sent this time. */
+int stoq_gate_enter_barred(struct stoq_gate *gate)
+{
+	if (__atomic_load_n(&gate->barred, __ATOMIC_ACQUIRE) == BARRED_FOR_SHARING &&
+	    __atomic_exchange_n(&first_rings[gate->port].taken, 1, __ATOMIC_ACQUIRE) == 0) {
+		gate->shares = true;
+		return 0;
+	}
+	__atomic_store_n(&gate->inside, 0, __ATOMIC_RELAXED);
+	return -1;
+}
+
+void stoq_gate_unshare(struct stoq_gate *gate)
+{
+	gate->shares = false;
+	__atomic_store_n(&first_rings[gate->port].taken, 0, __ATOMIC_RELEASE);
+}
+
+struct stoq_gate *stoq_gate_new(uint16_t port, uint16_t queue, bool sends)
 {
 	struct stoq_gate *gate = aligned_alloc(RTE_CACHE_LINE_SIZE, RTE_ALIGN_CEIL(sizeof(*gate), RTE_CACHE_LINE_SIZE));
 
 	if (gate == NULL)
 		return NULL;
 	pthread_mutex_lock(&gates_lock);
-	*gate = (struct stoq_gate){ .port = port, .next = gates };
+	*gate = (struct stoq_gate){ .port = port, .queue = queue, .sends = sends, .next = gates };
 	gates = gate;
+	set_rings(port);
 	pthread_mutex_unlock(&gates_lock);
 	return gate;
 }
@@ -107,6 +190,7 @@ void stoq_gate_free(struct stoq_gate *gate)
 static void bar(void)
 {
 	pthread_mutex_lock(&gates_lock);
+	holds_gates = true;
 	for (struct stoq_gate *gate = gates; gate != NULL; gate = gate->next)
 		__atomic_fetch_or(&gate->barred, BARRED_BY_CALLBACK, __ATOMIC_RELAXED);
 	/* It fails only for want of memory: stoq_memif_ready has registered it. */
@@ -121,6 +205,7 @@ static void unbar(void)
 {
 	for (struct stoq_gate *gate = gates; gate != NULL; gate = gate->next)
 		__atomic_fetch_and(&gate->barred, ~BARRED_BY_CALLBACK, __ATOMIC_RELEASE);
+	holds_gates = false;
 	pthread_mutex_unlock(&gates_lock);
 }
 
@@ -129,6 +214,13 @@ static void control(void *arg)
 	bar();
 	on_control(arg);
 	unbar();
+	for (uint16_t port = 0; port < RTE_MAX_ETHPORTS; port++) {
+		struct rte_eth_link link = { 0 };
+
+		if (__atomic_load_n(&client_channels[port], __ATOMIC_RELAXED) == arg && rte_eth_link_get_nowait(port, &link) == 0 &&
+		    link.link_status == RTE_ETH_LINK_UP)
+			client_met[port] = true;
+	}
 }
 
 /* The number of an open socket, which no other has, as its descriptor may; 0 where it is closed. */
@@ -202,7 +294,10 @@ static rte_intr_callback_fn removed(rte_intr_callback_fn callback, void *arg)
 	for (int port = 0; port < RTE_MAX_ETHPORTS; port++) {
 		void *channel = arg;
 
-		(void)__atomic_compare_exchange_n(&client_channels[port], &channel, NULL, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+		if (!__atomic_compare_exchange_n(&client_channels[port], &channel, NULL, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			continue;
+		__atomic_store_n(&client_refusals[port], client_met[port] ? 0 : client_refusals[port] + 1, __ATOMIC_RELAXED);
+		client_met[port] = false;
 	}
 	return control;
 }
@@ -216,6 +311,75 @@ int rte_intr_callback_unregister_pending(const struct rte_intr_handle *handle, r
 					 rte_intr_unregister_callback_fn after)
 {
 	return NEXT(unregister_pending_fn, "rte_intr_callback_unregister_pending")(handle, removed(callback, arg), arg, after);
+}
+
+void stoq_memif_begin_queue(uint16_t port, uint16_t queue, bool sends)
+{
+	setting_up = (struct ring){ .port = port, .queue = queue, .sends = sends };
+	sets_up = true;
+}
+
+void stoq_memif_end_queue(void)
+{
+	sets_up = false;
+}
+
+static void note_ring(const struct rte_intr_handle *handle, bool exists)
+{
+	struct ring *ring = rings;
+
+	while (ring != NULL && ring->handle != handle)
+		ring = ring->next;
+	if (ring == NULL && sets_up) {
+		ring = malloc(sizeof(*ring));
+		if (ring == NULL)
+			return;
+		*ring = setting_up;
+		ring->handle = handle;
+		ring->next = rings;
+		rings = ring;
+	}
+	if (ring != NULL) {
+		ring->exists = exists;
+		set_rings(ring->port);
+	}
+}
+
+/* The driver tells the descriptor of a ring when the ring is made or announced, and -1 when its peer has left. */
+int rte_intr_fd_set(struct rte_intr_handle *handle, int fd)
+{
+	rte_intr_callback_fn caller = (rte_intr_callback_fn)(uintptr_t)__builtin_return_address(0);
+	int ret = NEXT(fd_set_fn, "rte_intr_fd_set")(handle, fd);
+
+	if (ret != 0 || !is_of_memif(caller))
+		return ret;
+	/* Callbacks and stops of a port with queues hold the gates. */
+	if (holds_gates) {
+		note_ring(handle, fd >= 0);
+	} else {
+		pthread_mutex_lock(&gates_lock);
+		note_ring(handle, fd >= 0);
+		pthread_mutex_unlock(&gates_lock);
+	}
+	return ret;
+}
+
+/* How many of the first `queues` queues of a port have rings both to receive and to send by. */
+uint16_t stoq_memif_rings(uint16_t port, uint16_t queues)
+{
+	uint16_t both = 0;
+
+	pthread_mutex_lock(&gates_lock);
+	for (uint16_t queue = 0; queue < queues; queue++)
+		both += has_ring(port, queue, false) && has_ring(port, queue, true);
+	pthread_mutex_unlock(&gates_lock);
+	return both;
+}
+
+/* How often in a row the server of a client's port has ended the connection before the link was up. */
+uint32_t stoq_memif_refusals(uint16_t port)
+{
+	return __atomic_load_n(&client_refusals[port], __ATOMIC_RELAXED);
 }
 
 bool stoq_memif_has_server(uint16_t port)
@@ -253,4 +417,18 @@ int stoq_memif_reconnect(uint16_t port)
 void stoq_memif_forget(uint16_t port)
 {
 	(void)rte_eal_alarm_cancel(reconnect, (void *)(uintptr_t)port);
+	pthread_mutex_lock(&gates_lock);
+	for (struct ring **at = &rings; *at != NULL;) {
+		struct ring *ring = *at;
+
+		if (ring->port != port) {
+			at = &ring->next;
+			continue;
+		}
+		*at = ring->next;
+		free(ring);
+	}
+	pthread_mutex_unlock(&gates_lock);
+	client_met[port] = false;
+	__atomic_store_n(&client_refusals[port], 0, __ATOMIC_RELAXED);
 }

@@ -266,11 +266,16 @@ int stoq_port_configure(struct stoq_port_setup *setup, struct stoq_rss *rss)
 int stoq_queue_setup(const struct stoq_port_setup *setup, uint16_t queue, int numa_node, void *rx_pool)
 {
 	unsigned int socket = numa_node < 0 ? (unsigned int)SOCKET_ID_ANY : (unsigned int)numa_node;
-	int ret = rte_eth_rx_queue_setup(setup->port, queue, setup->rx_descriptors, socket, NULL, rx_pool);
+	int ret;
 
-	if (ret != 0)
-		return ret;
-	return rte_eth_tx_queue_setup(setup->port, queue, setup->tx_descriptors, socket, NULL);
+	stoq_memif_begin_queue(setup->port, queue, false);
+	ret = rte_eth_rx_queue_setup(setup->port, queue, setup->rx_descriptors, socket, NULL, rx_pool);
+	if (ret == 0) {
+		stoq_memif_begin_queue(setup->port, queue, true);
+		ret = rte_eth_tx_queue_setup(setup->port, queue, setup->tx_descriptors, socket, NULL);
+	}
+	stoq_memif_end_queue();
+	return ret;
 }
 
 int stoq_port_start(uint16_t port, bool promiscuous)
@@ -498,7 +503,7 @@ uint16_t stoq_rx_burst(uint16_t port, uint16_t queue, void **mbufs, struct stoq_
 	struct rte_mbuf **m = (struct rte_mbuf **)mbufs;
 	uint16_t len;
 
-	if (gate != NULL && !stoq_gate_enter(gate))
+	if (gate != NULL && stoq_gate_enter(gate) < 0)
 		return 0;
 	len = rte_eth_rx_burst(port, queue, m, max);
 	if (gate != NULL)
@@ -586,8 +591,13 @@ uint16_t stoq_tx_burst(uint16_t port, uint16_t queue, void **mbufs, const struct
 	else
 		*ready += rte_eth_tx_prepare(port, queue, m + *ready, len - *ready);
 
-	if (gate != NULL && !stoq_gate_enter(gate))
-		return 0;
+	if (gate != NULL) {
+		int by = stoq_gate_enter(gate);
+
+		if (by < 0)
+			return 0;
+		queue = (uint16_t)by;
+	}
 	while (sent < *ready) {
 		uint16_t want = RTE_MIN(*ready - sent, 64);
 		uint16_t took = rte_eth_tx_burst(port, queue, m + sent, want);

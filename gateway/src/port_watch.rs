@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::limits::{INTERFACE_INTERVAL_MS, UNHEARD_S};
-use stoq::network::{DeviceView, LostPort, OpenPort};
+use stoq::network::{DeviceView, LostPort, MemifMismatch, OpenPort};
 use stoq::nic::interface::{Interface, InterfaceState, InterfaceView};
 use stoq::worker::WorkerStatus;
 
@@ -41,10 +41,12 @@ impl PortWatch {
                 panics::end();
             }
             for (at, (name, link)) in names.iter().zip(&mut links).enumerate() {
-                match device.ports().get(at).and_then(OpenPort::interface) {
+                let port = device.ports().get(at);
+                match port.and_then(OpenPort::interface) {
                     Some(interface) => look(interface),
                     None => {
                         link.look(name, statuses.iter().all(|status| status.gauges.link_up(at)));
+                        link.compare(name, port.and_then(OpenPort::mismatch));
                     }
                 }
             }
@@ -72,6 +74,8 @@ impl PortWatch {
 struct Link {
     /// Whether it was up; `None` before the first look.
     was_up: Option<bool>,
+    /// What was told of the queues of a memif's other side, while it is so.
+    mismatch: Option<MemifMismatch>,
 }
 
 impl Link {
@@ -82,6 +86,27 @@ impl Link {
             (true, false) => tracing::warn!(device, "the link of the port is down"),
             (false, true) => tracing::info!(device, "the link of the port is up"),
             _ => return false,
+        }
+        true
+    }
+
+    /// Logs that the other side of a memif has other queues. Returns true when it logs.
+    fn compare(&mut self, device: &str, mismatch: Option<MemifMismatch>) -> bool {
+        if std::mem::replace(&mut self.mismatch, mismatch) == mismatch {
+            return false;
+        }
+        match mismatch {
+            Some(MemifMismatch::Fewer { shared, own }) => tracing::warn!(
+                device,
+                "the other side of the memif has {shared} of this side's {own} queues: the others receive nothing and send by the first; \
+                 give both sides as many (network.queues, by default workers.count)"
+            ),
+            Some(MemifMismatch::Refused { own }) => tracing::warn!(
+                device,
+                "the server of the memif ends each connection before the link is up, as one with fewer than this client's {own} queues does: \
+                 set network.queues to the server's number"
+            ),
+            None => return false,
         }
         true
     }
@@ -161,6 +186,16 @@ mod tests {
         let told = [false, false, true, true, true, false, false, true].map(|is_up| link.look("port", is_up));
         assert_eq!(told, [true, false, true, false, false, true, false, true]);
         assert!(!Link::default().look("port", true), "a port that is up at the start");
+    }
+
+    #[test]
+    fn other_queues_of_a_memif_are_told_once_a_connection() {
+        let fewer = |shared| Some(MemifMismatch::Fewer { shared, own: 4 });
+        let refused = Some(MemifMismatch::Refused { own: 4 });
+        let mut link = Link::default();
+        let looks = [None, fewer(1), fewer(1), None, fewer(1), fewer(2), refused, refused, None];
+        let told = looks.map(|mismatch| link.compare("port", mismatch));
+        assert_eq!(told, [false, true, false, false, true, true, true, false, false]);
     }
 
     #[test]

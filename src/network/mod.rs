@@ -62,6 +62,23 @@ pub struct Running<T> {
     device: Arc<Device>,
 }
 
+/// How a memif and its other side differ in their queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemifMismatch {
+    /// The other side has fewer. The queues that it lacks receive nothing, and send by the first one.
+    Fewer {
+        /// Queues that both sides have.
+        shared: u16,
+        /// Queues of this side.
+        own: u16,
+    },
+    /// The server ends each connection before the link is up, as one does that has fewer queues than this client.
+    Refused {
+        /// Queues of this side.
+        own: u16,
+    },
+}
+
 /// A handle to read the ports' state beside the workers, by the order of the configuration. The device is closed after the last handle is
 /// dropped.
 #[derive(Clone)]

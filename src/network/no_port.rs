@@ -1,6 +1,6 @@
 //! In the place of DPDK ports, in a build without DPDK: there is none.
 
-use super::LostPort;
+use super::{LostPort, MemifMismatch};
 use crate::nic::Offloads;
 use crate::nic::interface::Interface;
 use crate::node::ThreadSetup;
@@ -31,6 +31,11 @@ impl NoPort {
 
     /// What happened to the port from outside, if it carries nothing any more.
     pub fn lost(&self) -> Option<LostPort> {
+        match *self {}
+    }
+
+    /// How a memif and its other side differ in their queues, if they do.
+    pub fn mismatch(&self) -> Option<MemifMismatch> {
         match *self {}
     }
 

@@ -1,7 +1,7 @@
 //! A DPDK port by configuration.
 
 use super::config::interface_under;
-use super::{DpdkConfig, HugePagesConfig, LostPort, OpenError};
+use super::{DpdkConfig, HugePagesConfig, LostPort, MemifMismatch, OpenError};
 use crate::datagram::NetworkKind;
 use crate::datagram::port_set::PortSet;
 use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
@@ -19,7 +19,8 @@ use crate::wire::Mac;
 use crate::wire::ndp::link_local;
 use crate::wire::prefix::Prefix;
 use ::dpdk::{
-    Eal, EalConfig, HugePages, LogLevel, Multicast, Pages, Port, PortConfig, PortFault, PortInfo, RssInfo,
+    Eal, EalConfig, HugePages, LogLevel, Multicast, Pages, Port, PortConfig, PortFault, PortInfo,
+    QueueMismatch, RssInfo,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -86,6 +87,14 @@ impl OpenPort {
         self.port.fault().map(|fault| match fault {
             PortFault::Reset => LostPort::Reset(device),
             PortFault::Removed => LostPort::Removed(device),
+        })
+    }
+
+    /// How a memif and its other side differ in their queues, if they do. The call may wait for a callback of the driver.
+    pub fn mismatch(&self) -> Option<MemifMismatch> {
+        self.port.queue_mismatch().map(|mismatch| match mismatch {
+            QueueMismatch::Fewer { shared, own } => MemifMismatch::Fewer { shared, own },
+            QueueMismatch::Refused { own } => MemifMismatch::Refused { own },
         })
     }
 

@@ -59,6 +59,41 @@ fn unbar(gate: &Gate) {
     gate.barred.fetch_and(!1, Ordering::Release);
 }
 
+/// Whether a burst into the first ring may begin, which queues share.
+fn share(taken: &AtomicU32) -> bool {
+    quote(MEMIF, "__atomic_exchange_n(&first_rings[gate->port].taken, 1, __ATOMIC_ACQUIRE) == 0");
+    taken.swap(1, Ordering::Acquire) == 0
+}
+
+fn unshare(taken: &AtomicU32) {
+    quote(MEMIF, "__atomic_store_n(&first_rings[gate->port].taken, 0, __ATOMIC_RELEASE);");
+    taken.store(0, Ordering::Release);
+}
+
+/// Two queues send by one ring, whose head each of them moves.
+#[test]
+fn queues_that_share_a_ring_are_in_it_one_at_a_time_and_wait_for_none() {
+    let orders = every_order(|| {
+        let (taken, head) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let send = |taken: &AtomicU32, head: &AtomicU32| {
+            if !share(taken) {
+                return 0;
+            }
+            let slot = head.load(Ordering::Relaxed);
+            head.store(slot + 1, Ordering::Relaxed);
+            unshare(taken);
+            1
+        };
+        let (others, heads) = (taken.clone(), head.clone());
+        let other = thread::spawn(move || send(&others, &heads) + send(&others, &heads));
+        let sent = send(&taken, &head) + send(&taken, &head);
+        let sent = sent + other.join().unwrap();
+        assert_eq!(head.load(Ordering::Relaxed), sent, "each frame that was sent has a slot");
+        assert!(sent > 0, "one of them finds the ring free");
+    });
+    assert!(orders > 4, "orders were tried");
+}
+
 /// A queue's thread makes bursts, while the interrupt thread unmaps the rings and maps others.
 fn bursts_beside_a_callback(has_fence: bool) -> usize {
     every_order(move || {

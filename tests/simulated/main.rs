@@ -1,5 +1,8 @@
 //! Whole gateways and clients on a simulated link, under virtual time: real workers, real QUIC, real stores, no NIC.
 
+#[allow(dead_code, reason = "the worlds use the rest")]
+#[path = "../forged/mod.rs"]
+mod forged;
 mod support;
 
 mod admission;
@@ -17,7 +20,6 @@ mod hostile_store;
 mod lifecycle;
 mod limits;
 mod merging;
-mod migration;
 mod mirror;
 mod mtu;
 mod oceans;
@@ -33,10 +35,10 @@ mod silence;
 mod skew;
 mod spreading;
 mod steering;
-mod tokens;
 mod transfers;
 mod unreachable;
 mod unsettled;
 mod verifying;
 mod wide;
 mod windows;
+mod workers;

@@ -8,6 +8,17 @@ use stoq::counters::Counter;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink};
 use stoq::token::{Ranges, Token};
 
+/// Numbers of workers, of the queues of the first port where they are fewer, and the family.
+const WORKERS: [(usize, Option<usize>, Family); 5] = [
+    (1, None, gateway_v4),
+    (2, None, gateway_v6),
+    (4, None, gateway_v4),
+    (4, Some(2), gateway_v6),
+    (8, Some(1), gateway_v4),
+];
+
+type Family = fn() -> SocketAddr;
+
 /// The gateway's address at its second port.
 fn second_v4() -> SocketAddr {
     SocketAddr::new([10, 78, 0, 1].into(), UDP_PORT)
@@ -63,10 +74,10 @@ fn lose_and_mend(world: &mut World, links: &[SimulatedLink; 2], mut reached: imp
 
 #[test]
 fn a_put_goes_on_by_the_other_port_while_a_link_is_down() {
-    for (workers, gateway_queues, address) in [(1, None, gateway_v4()), (4, Some(2), gateway_v6())] {
+    for (workers, gateway_queues, address) in WORKERS {
         let (mut world, links) =
             world(Setup { gateway_workers: workers, gateway_queues, ..Setup::default() });
-        let peer = world.connect(0, address);
+        let peer = world.connect(0, address());
         let bytes = payload(4 << 20);
         let put = world.caller(&peer).put(&peer, SEED, &bytes);
         let part = bytes.len() as u64 / 8;
@@ -81,10 +92,10 @@ fn a_put_goes_on_by_the_other_port_while_a_link_is_down() {
 
 #[test]
 fn a_get_goes_on_by_the_other_port_while_a_link_is_down() {
-    for (workers, gateway_queues, address) in [(2, None, gateway_v4()), (4, Some(1), gateway_v6())] {
+    for (workers, gateway_queues, address) in WORKERS {
         let (mut world, links) =
             world(Setup { gateway_workers: workers, gateway_queues, ..Setup::default() });
-        let peer = world.connect(0, address);
+        let peer = world.connect(0, address());
         let bytes = payload(4 << 20);
         let token = world.put(&peer, &bytes);
         let get = world.caller(&peer).fetch(&peer, token, Ranges::all());

@@ -223,8 +223,12 @@ unsafe extern "C" {
     pub fn stoq_memif_reconnect(port: u16) -> c_int;
     /// Ends [`stoq_memif_reconnect`], before the port closes.
     pub fn stoq_memif_forget(port: u16);
+    /// How many of the first `queues` queues of a memif port have rings of the other side, both to receive and to send by.
+    pub fn stoq_memif_rings(port: u16, queues: u16) -> u16;
+    /// How often in a row the server of a client's port has ended the connection before the link was up.
+    pub fn stoq_memif_refusals(port: u16) -> u32;
     /// The gate of one memif queue, or null without memory.
-    pub fn stoq_gate_new(port: u16) -> *mut c_void;
+    pub fn stoq_gate_new(port: u16, queue: u16, sends: bool) -> *mut c_void;
     /// Frees the gate of a queue that is polled no more.
     pub fn stoq_gate_free(gate: *mut c_void);
     /// Receives up to `max` frames into two arrays of that length; the caller then owns the mbufs. `gate` is that of a memif queue, or

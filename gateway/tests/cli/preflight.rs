@@ -198,7 +198,10 @@ fn a_port_that_run_cannot_open_is_found_and_one_that_it_can_is_not() {
         // The environment names the device, as an orchestrator does for a container.
         ("env:STOQ_TEST_DEVICE", "there is no PCI device 0000:ff:1f.7: `stoq-bind-nic status`"),
         ("ff:1f.7", "there is no PCI device 0000:ff:1f.7: `stoq-bind-nic status`"),
-        ("net_nosuch0", "plug-in (librte_net_*.so) is installed: `apt-cache search librte-net`"),
+        (
+            "net_nosuch0",
+            "plug-in (librte_net_*.so) is installed: package librte-net-nosuch, with a number at its end (`apt-cache search librte-net`)",
+        ),
         (&memif("none"), "none of a memif socket is missing: `mkdir -p"),
     ] {
         let config = on_dpdk(&site, device);

@@ -114,3 +114,36 @@ fn two_workers_on_two_queues_of_a_memif_each_carry_a_connection_of_one_put_and_o
     }
     assert!(gateway.end().success());
 }
+
+#[test]
+fn a_client_of_one_queue_is_served_by_both_workers_of_a_memif_with_two() {
+    let site = Site::new();
+    let more = "[[application]]\nkind = \"seed\"\nqueues = [0]\ndirectory = \"store\"\nmemory_bytes = 2097152\n\
+                [[application]]\nkind = \"echo\"\nqueues = [1]\n[workers]\ncount = 2\n";
+    let config = configured(&site, "gateway", "server", "addresses = [\"10.77.0.1/24\"]", more);
+    let mut gateway = Process::serve(&config).unwrap_or_else(|log| panic!("{log}"));
+    let config =
+        configured(&site, "client", "client", "addresses = [\"10.77.0.2/24\"]", "[log]\nlevel = \"error\"\n");
+    let (file, token) = site.file("payload", 3_000_000);
+    let tool = |name: &str| {
+        let mut command = stoq();
+        command.args([name, "--gateway", "10.77.0.1:4433", "--config"]).arg(&config);
+        command.current_dir(site.directory.path());
+        command
+    };
+    run(tool("put").arg(&file).args(["--connections", "2"]), 0);
+    run(tool("get").arg(&token).args(["--connections", "2", "-o", "back"]), 0);
+    assert_eq!(std::fs::read(&file).unwrap(), std::fs::read(site.path("back")).unwrap());
+    // Its client waits until the gateway has looked at the link, once a second.
+    run(tool("ping").args(["--count", "30", "--interval", "0.1"]), 0);
+
+    gateway.signal(Signal::TERM);
+    let ended = gateway.event().expect("the gateway ends in order");
+    let count = |worker: usize, name: &str| ended["workers"][worker]["counters"][name].as_u64().unwrap_or(0);
+    assert_eq!(count(1, "rx_packets"), 0, "the client has no second queue: {ended}");
+    assert!(count(1, "handovers_in") > 100 && count(1, "tx_packets") > 100, "{ended}");
+    assert_eq!((count(1, "drop_no_buffer"), count(1, "drop_handover_full")), (0, 0), "{ended}");
+    assert!(gateway.end().success());
+    let told = "the other side of the memif has 1 of this side's 2 queues";
+    assert!(gateway.log().contains(told), "{}", gateway.log());
+}

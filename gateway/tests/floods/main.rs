@@ -308,8 +308,17 @@ fn press(world: &mut World, flooder: &mut Flooder, worker: usize) {
 }
 
 #[test]
-fn address_tokens_of_one_worker_are_good_at_another_and_retried_clients_go_where_there_is_room() {
-    let mut world = World::new(Setup { gateway_workers: 2, clients: 2, ..Setup::default() });
+fn address_tokens_of_one_worker_are_good_at_each_other_and_retried_clients_go_where_there_is_room() {
+    std::thread::scope(|scope| {
+        for workers in [1, 2, 4, 8] {
+            scope.spawn(move || tokens_with(workers));
+        }
+    });
+}
+
+/// The last worker sees a token of the first.
+fn tokens_with(workers: usize) {
+    let mut world = World::new(Setup { gateway_workers: workers, clients: 2, ..Setup::default() });
     // A token names the second of its issue, and one that may be of an earlier process counts as none: the wall clock passes this second.
     let begun = SystemTime::now();
     while begun.elapsed().unwrap() < Duration::from_millis(1001) {
@@ -321,18 +330,18 @@ fn address_tokens_of_one_worker_are_good_at_another_and_retried_clients_go_where
     world.caller(&peer).disconnect(&peer);
     world.pass(Duration::from_secs(1));
     let mut flooder = Flooder::new(&world);
-    for worker in [1, 0] {
+    for worker in (0..workers).rev() {
         queue.store(worker, Relaxed);
         press(&mut world, &mut flooder, worker);
     }
-    queue.store(1, Relaxed);
+    queue.store(workers - 1, Relaxed);
     let retries = world.gateway.count(Counter::QuicRetriesSent);
     let peer = world.connect(0, gateway_v4());
     world.echo(&peer, b"known by its token");
     assert_eq!(
         world.gateway.count(Counter::QuicRetriesSent),
         retries,
-        "a NEW_TOKEN token of the other worker"
+        "a NEW_TOKEN token of the first worker"
     );
     let other = world.connect(1, gateway_v4());
     world.echo(&other, b"known by a Retry packet");
