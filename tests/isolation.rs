@@ -91,8 +91,9 @@ async fn with_one_that_panics(workers: usize) {
     let reasons: Vec<_> = refused.close_reasons().cloned().collect();
     let code = TransportErrorCode::CONNECTION_REFUSED;
     assert_eq!(reasons, [CloseReason::PeerQuic { code, text: "".into() }]);
-    // Nor is any placed there by another worker, though that is busier.
-    for _ in 0..if workers > 1 { 8 } else { 0 } {
+    // Nor is any placed there by another worker, though that is busier. Of more than two workers it might place them at a third, whose socket
+    // has another port here, which the client does not expect an answer from.
+    for _ in 0..if workers == 2 { 8 } else { 0 } {
         let other = peer_of(&client, &gateway, 0).await.unwrap();
         assert_eq!(echo(&other, b"new").await, "new");
         peers.push(other);
