@@ -16,6 +16,8 @@ LIMIT = 0.05
 LONG_LIMITS = {"message": 1.4, "put": 1.4, "get": 1.2}
 #: The same of one of many connections, of what it costs on one with the same windows.
 MANY_LIMIT = 1.2
+#: The same where a gateway has more workers, of what it costs where it has one.
+WORKERS_LIMIT = 1.05
 APART = ["aws-lc", "blake3", "memory", "random"]
 MEMORY = re.compile(r"_*(mem|bcmp|str)\w*")
 # The C and assembler code in the program is aws-lc's. Its functions have names without a path, Rust's have one.
@@ -150,9 +152,13 @@ def main():
             ratio = a_packet / whole[one]
             print(f"{name}: {ratio:.2f} of a packet on one connection; {MANY_LIMIT} at most")
             grown += [name] if ratio > MANY_LIMIT else []
+        if "-by-" in name:
+            ratio = a_packet / whole[name.rpartition("-by-")[0]]
+            print(f"{name}: {ratio:.2f} of a packet of a worker that is alone; {WORKERS_LIMIT} at most")
+            grown += [name] if ratio > WORKERS_LIMIT else []
     if grown:
         print(
-            f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight, or many connections send"
+            f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight, many connections send, or there are more workers"
         )
         return 1
     if action == "accept":

@@ -2,7 +2,8 @@
 # Counts the instructions that a packet costs, receiving and transmitting, and compares with benches/instructions.json: fails
 # where a path takes more than 5 % more than is stored there, where a packet of a long path, 10 Gbit/s with a round trip of 100 ms,
 # takes more than 1.4 times (GET: 1.2 times) what it takes without delay, encryption included, or where a packet of one of 100 or
-# 1,000 connections that send at once takes more than 1.2 times what it takes on one connection with the same windows.
+# 1,000 connections that send at once takes more than 1.2 times what it takes on one connection with the same windows, or where a packet of
+# a gateway of 2, 4 or 8 workers takes its worker more than 1.05 times what it takes one that is alone.
 #
 # Usage: scripts/instructions.sh            compares
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
@@ -83,6 +84,15 @@ wait $first || status=1
 wait $second || status=1
 [ $status = 0 ] || die "packets that are handed over could not be counted"
 names+=(message-hand-over message-take-over)
+for by in 2 4 8; do
+    count message "receive-by-$by" short & first=$!
+    count get "transmit-by-$by" short & second=$!
+    status=0
+    wait $first || status=1
+    wait $second || status=1
+    [ $status = 0 ] || die "packets of a gateway of $by workers could not be counted"
+    names+=("message-receive-by-$by" "get-transmit-by-$by")
+done
 measured=()
 for name in "${names[@]}"; do measured+=("$(cat "$out/$name.counted")"); done
 EXPLAIN=$explain python3 scripts/instructions.py "$stored" $action \

@@ -5,7 +5,8 @@
 //! payload, checked and dropped) or `get` (a payload out of the memory tier, checked and dropped). SIDE is the side whose turns go through
 //! [`counted_turn`], the one function in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their
 //! workers, so the count contains their work. With `hand-over` and `take-over` the receiver has two workers: the frames arrive at one, which hands
-//! them over, and the connection is the other's; the side names the worker that is counted.
+//! them over, and the connection is the other's; the side names the worker that is counted. `receive-by-N` and `transmit-by-N` count the same as
+//! without a number where the server has N workers: the connection is the first one's, and so are its frames.
 //!
 //! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
 //! start.
@@ -255,7 +256,7 @@ fn main() -> anyhow::Result<()> {
         ["message", side, "short", connections] => ("message", side, Wire::Short, Some(connections.parse()?)),
         _ => {
             println!(
-                "instructions (message | small | ping | put | get) (transmit | receive | hand-over | take-over) [short [CONNECTIONS] | long]: see scripts/instructions.sh"
+                "instructions (message | small | ping | put | get) (transmit | receive | hand-over | take-over)[-by-WORKERS] [short [CONNECTIONS] | long]: see scripts/instructions.sh"
             );
             return Ok(());
         }
@@ -306,6 +307,10 @@ fn main() -> anyhow::Result<()> {
         other => bail!("no path is called {other:?}"),
     };
     let client_transmits = path != "get";
+    let (side, by) = match side.split_once("-by-") {
+        Some((side, by)) => (side, by.parse()?),
+        None => (side, 1),
+    };
     // The number of the server's worker that is counted; `None`: the client's.
     let counted = match side {
         "transmit" => (!client_transmits).then_some(0),
@@ -315,7 +320,8 @@ fn main() -> anyhow::Result<()> {
         other => bail!("{path} has no side that is called {other:?}"),
     };
     let mut applications = vec![application];
-    if matches!(side, "hand-over" | "take-over") {
+    let is_passed = matches!(side, "hand-over" | "take-over");
+    for _ in 1..if is_passed { 2 } else { by } {
         applications.push(Box::new(Discard::default()));
     }
     let Pair { mut servers, mut client, lines, statuses } =
@@ -343,7 +349,7 @@ fn main() -> anyhow::Result<()> {
         Ok(())
     };
     // A connection stays with the worker at whose queue it began.
-    lines[0].borrow_mut().queue = workers - 1;
+    lines[0].borrow_mut().queue = if is_passed { workers - 1 } else { 0 };
     while client_status.counters.get(Counter::ConnectionsOpened) == 0 {
         turn(false)?;
     }
