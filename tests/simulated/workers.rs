@@ -261,6 +261,7 @@ fn a_reload_reaches_each_worker_and_leaves_its_connections() {
             quic: config.quic(1500),
             peer_gateways: Vec::new(),
             peer_gateway_connections_max: 0,
+            rights: Arc::default(),
         });
         let new: Vec<_> = (0..workers).map(|worker| stage.connect_at(workers + worker, worker)).collect();
         for (peers, node) in [(&old, gateway_node(0)), (&new, gateway_node(1))] {
