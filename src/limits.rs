@@ -213,9 +213,6 @@ pub const CLOCK_STEADY_S: u64 = 3600;
 pub const CLOCK_SAVE_S: u64 = 60;
 /// The earliest possible time of a correct wall clock, seconds since the Unix epoch: the start of 2026.
 pub const CLOCK_EARLIEST_S: u64 = 1_767_225_600;
-/// Damaged payloads whose outboards are made again before the store opens, bytes together; the others follow
-/// while it runs.
-pub const MEND_AT_START_BYTES_MAX: u64 = 256 << 20;
 /// Damaged payloads that a store names in its status.
 pub const DAMAGE_LEN_MAX: usize = 64;
 /// Bytes read of one payload in a check before another payload has its turn.

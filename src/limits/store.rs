@@ -6,7 +6,7 @@ pub const STORE_BLOCK_BYTES_MIN: u64 = 4096;
 pub const STORE_BLOCK_BYTES_MAX: u64 = 64 * 1024;
 /// What a file of a store takes besides its blocks, bytes: an inode and a name, on most disks.
 pub const STORE_FILE_BYTES: u64 = 512;
-/// Payloads and sets that a store holds where its configuration names no bound. Each takes about 600 bytes of memory.
+/// Payloads and sets that a store holds where its configuration names no bound, and their leases.
 pub const STORE_ENTRIES_LEN: u64 = 1 << 20;
 /// The same, of those that are kept for one node.
 pub const NODE_ENTRIES_LEN: u64 = 1 << 18;
@@ -39,3 +39,13 @@ pub const QUOTAS_LEN_MIN: usize = 1024;
 pub const STORE_CHANGES_LEN_MAX: usize = 4096;
 /// Sets with bad descriptors that a store remembers.
 pub const BAD_SETS_LEN_MAX: usize = 1024;
+/// Pages of its database that a store keeps in memory, bytes.
+pub const DATABASE_CACHE_BYTES: usize = 64 << 20;
+/// Uses of cached payloads that a store remembers in memory. When there are more, it forgets them all: what was used since then goes last.
+pub const TOUCHED_LEN_MAX: usize = 1 << 16;
+/// What the rows of an entry take in the database of a store, bytes.
+pub const STORE_ROWS_BYTES: u64 = 1024;
+/// Leases that are ended at one look, and payloads that are taken over or committed together.
+pub const STORE_BATCH_LEN: usize = 1024;
+/// Holdings that are read together to be announced.
+pub const ANNOUNCE_PAGE_LEN: usize = 256;

@@ -81,7 +81,6 @@ pub(super) enum Shortage {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Balance {
-    kept: Need,
     /// What unfinished PUTs were promised, the part that they have taken included.
     promised: Need,
     taken: Need,
@@ -96,13 +95,14 @@ impl Balance {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
-    /// By a keyed hash: peers choose their keys, and so their node IDs.
+    /// Those with unfinished PUTs. By a keyed hash: peers choose their keys, and so their node IDs.
     balances: HashMap<StoreAccount, Balance>,
-    /// The quotas that nodes' rights give them. Each is noted with each request of its node, so those of nodes without a balance may go.
+    /// The quotas that nodes' rights give them. Each is noted with each request of its node, so those of nodes without unfinished PUTs may go.
     quotas: HashMap<NodeId, NodeQuota>,
     /// The number of quotas at which these go.
     quotas_len_max: usize,
-    kept: Need,
+    /// All that is kept: the bytes of the entries, and the number of their leases.
+    pub(super) kept: Need,
     taken: Need,
     unfinished: u64,
 }
@@ -118,10 +118,9 @@ impl Accounts {
         self.unfinished
     }
 
-    /// Bytes that are kept for `owner`, and those promised to its unfinished PUTs.
-    pub(super) fn owned_bytes(&self, owner: &NodeId) -> u64 {
-        let balance = self.balance(StoreAccount::Node(*owner));
-        balance.kept.plus(balance.promised).bytes
+    /// Bytes that are promised to the unfinished PUTs of `owner`.
+    pub(super) fn promised_bytes(&self, owner: &NodeId) -> u64 {
+        self.balance(StoreAccount::Node(*owner)).promised.bytes
     }
 
     fn balance(&self, account: StoreAccount) -> Balance {
@@ -150,31 +149,17 @@ impl Accounts {
         self.quotas.insert(owner, quota);
     }
 
-    /// Counts an entry.
-    pub(super) fn keep(&mut self, account: StoreAccount, bytes: u64) {
-        let entry = Need { bytes, entries: 1, writes: 0 };
-        self.kept = self.kept.plus(entry);
-        self.change(account, |balance| balance.kept = balance.kept.plus(entry));
-    }
-
-    /// Counts an entry no more.
-    pub(super) fn give_up(&mut self, account: &StoreAccount, bytes: u64) {
-        let entry = Need { bytes, entries: 1, writes: 0 };
-        self.kept = self.kept.minus(entry);
-        self.change(*account, |balance| balance.kept = balance.kept.minus(entry));
-    }
-
-    /// Checks every bound for an entry that is to be written. The disk has `disk_bytes` free. Called only if room is short, `evictable`
+    /// Checks every bound for an entry that is to be written. `kept` is kept for the account, and the disk has `disk_bytes` free. Called only if room is short, `evictable`
     /// returns the bytes and the entries that may be removed.
     pub(super) fn check_promise(
         &self,
         need: Need,
-        account: StoreAccount,
+        (account, kept): (StoreAccount, Need),
         config: &StoreConfig,
         disk_bytes: u64,
         evictable: impl Fn() -> (u64, u64),
     ) -> Result<(), Shortage> {
-        self.check_quota(need, account, config)?;
+        self.check_quota(need, (account, kept), config)?;
         let balance = self.balance(account);
         let wanted = balance.untaken().plus(need);
         let entries_max = config.capacity_entries.unwrap_or(STORE_ENTRIES_LEN);
@@ -216,16 +201,16 @@ impl Accounts {
         Ok(())
     }
 
-    /// Checks the quota of a node.
+    /// Checks the quota of a node, for which `kept` is kept.
     pub(super) fn check_quota(
         &self,
         need: Need,
-        account: StoreAccount,
+        (account, kept): (StoreAccount, Need),
         config: &StoreConfig,
     ) -> Result<(), Shortage> {
         let StoreAccount::Node(owner) = account else { return Ok(()) };
         let balance = self.balance(account);
-        let used = balance.kept.plus(balance.promised);
+        let used = kept.plus(balance.promised);
         let quota = self.quotas.get(&owner).copied().unwrap_or_default();
         let quota_bytes = quota.bytes.or(config.quota_bytes).unwrap_or(u64::MAX);
         let used_bytes = used.bytes;
@@ -294,27 +279,32 @@ mod tests {
         accounts.set_quota(narrow, NodeQuota { bytes: None, entries: Some(1) });
         for (owner, allowed) in [(wide, 5), (narrow, 1), (other, 2)] {
             let account = StoreAccount::Node(owner);
-            assert_eq!(accounts.check_quota(entries(allowed), account, &config), Ok(()));
-            assert!(accounts.check_quota(entries(allowed + 1), account, &config).is_err(), "{owner}");
+            assert_eq!(accounts.check_quota(entries(allowed), (account, Need::default()), &config), Ok(()));
+            assert!(
+                accounts.check_quota(entries(allowed + 1), (account, Need::default()), &config).is_err(),
+                "{owner}"
+            );
         }
         accounts.set_quota(wide, NodeQuota::default());
-        assert!(accounts.check_quota(entries(3), StoreAccount::Node(wide), &config).is_err());
+        assert!(
+            accounts.check_quota(entries(3), (StoreAccount::Node(wide), Need::default()), &config).is_err()
+        );
     }
 
     #[test]
-    fn quotas_of_nodes_without_holdings_do_not_pile_up() {
+    fn quotas_of_nodes_without_puts_do_not_pile_up() {
         let mut accounts = Accounts::default();
         let node = |number: u32| {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&number.to_le_bytes());
             NodeId(id)
         };
-        accounts.keep(StoreAccount::Node(node(0)), 100);
+        accounts.promise(Need { writes: 1, ..entries(1) }, StoreAccount::Node(node(0)));
         let quota = NodeQuota { bytes: Some(100), entries: None };
         for number in 0..100_000 {
             accounts.set_quota(node(number), quota);
             assert!(accounts.quotas.len() <= QUOTAS_LEN_MIN);
         }
-        assert_eq!(accounts.quotas.get(&node(0)), Some(&quota), "its node has a holding");
+        assert_eq!(accounts.quotas.get(&node(0)), Some(&quota), "its node puts");
     }
 }

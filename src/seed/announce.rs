@@ -1,7 +1,9 @@
 //! Announces the store's holdings to peer gateways (protocol §6): all of them once, then each change.
 
 use super::{Holding, HoldingChange, Store};
-use crate::limits::{ANNOUNCE_INTERVAL_MS, DIRECTORY_LEN_MAX, HAVE_BURST, HAVE_RATE_PER_S};
+use crate::limits::{
+    ANNOUNCE_INTERVAL_MS, ANNOUNCE_PAGE_LEN, DIRECTORY_LEN_MAX, HAVE_BURST, HAVE_RATE_PER_S,
+};
 use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionId};
 use crate::record::{Coverage, Have};
 use crate::token::AnyToken;
@@ -24,24 +26,40 @@ struct Listener {
     /// The sequence number of the last change that it was told; `None`: it was told nothing yet.
     told: Option<u64>,
     waiting: Newest,
+    /// The use before which older holdings are still to be read from the store.
+    older: Option<u64>,
     /// The holdings that it was told of.
     said: Newest,
     rate: TokenBucket,
 }
 
 /// Tokens, each once, in the order of their last change.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Newest {
     by_age: BTreeMap<u64, AnyToken>,
     /// Keyed hashing: peers choose tokens.
     ages: HashMap<AnyToken, u64>,
+    /// The ages of the newest and of the oldest that was ever there.
     next: u64,
+    first: u64,
+}
+
+impl Default for Newest {
+    fn default() -> Self {
+        Self { by_age: BTreeMap::new(), ages: HashMap::default(), next: 1 << 63, first: 1 << 63 }
+    }
 }
 
 impl Newest {
     fn push(&mut self, token: AnyToken) {
         self.next += 1;
         self.insert(self.next, token);
+    }
+
+    /// Adds one that is older than all that were ever there.
+    fn push_older(&mut self, token: AnyToken) {
+        self.first -= 1;
+        self.insert(self.first, token);
     }
 
     fn insert(&mut self, age: u64, token: AnyToken) {
@@ -74,6 +92,7 @@ impl Announcer {
             connection,
             told: None,
             waiting: Newest::default(),
+            older: None,
             said: Newest::default(),
             rate,
         });
@@ -135,12 +154,29 @@ impl Listener {
                 }
             }
             None => {
-                let (sequence, holdings) = store.holdings_by_age();
-                self.told = Some(sequence);
+                self.told = Some(store.newest_change());
+                self.older = Some(u64::MAX);
                 // What was told and is gone is withdrawn.
                 let told = self.said.by_age.values().copied().collect::<Vec<_>>();
                 told.into_iter().for_each(|token| self.waiting.push(token));
-                holdings.into_iter().for_each(|token| self.waiting.push(token));
+            }
+        }
+        self.look_back(store);
+    }
+
+    /// Reads the next page of older holdings, once most of the last one were told. A peer notes no more than a bound of them.
+    fn look_back(&mut self, store: &Store) {
+        if self.said.by_age.len() >= DIRECTORY_LEN_MAX {
+            self.older = None;
+        }
+        let Some(before) = self.older.filter(|_| self.waiting.by_age.len() < ANNOUNCE_PAGE_LEN) else {
+            return;
+        };
+        let page = store.latest_before(before, ANNOUNCE_PAGE_LEN);
+        self.older = page.last().map(|(used, _)| *used);
+        for (_, token) in page {
+            if !self.said.ages.contains_key(&token) && !self.waiting.ages.contains_key(&token) {
+                self.waiting.push_older(token);
             }
         }
     }
@@ -199,7 +235,14 @@ mod tests {
     fn listener() -> Listener {
         let connection = ConnectionId { worker: 0, slot: 1, generation: 1 };
         let rate = TokenBucket::new(1, 1);
-        Listener { connection, told: None, waiting: Newest::default(), said: Newest::default(), rate }
+        Listener {
+            connection,
+            told: None,
+            waiting: Newest::default(),
+            older: None,
+            said: Newest::default(),
+            rate,
+        }
     }
 
     fn all(listener: &mut Listener, store: &Store) -> Vec<(AnyToken, bool)> {

@@ -243,6 +243,13 @@ impl Seed {
                 self.servings.add(request, fetch.token, credit, answer);
             }
             Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),
+            // It may be whole but for its outboard: the request waits for a check, which makes that again.
+            Err(Refusal::Store(StoreError::Damaged(token))) if !self.parts.store.is_fresh(token, now) => {
+                let (request_again, terms) = (Request::Fetch(fetch.clone()), StoreTerms::default());
+                let asked = PeerRequest { request: request_again, node: None, early, credit, terms };
+                let asked = (request, Delivery::Asked(request, Box::new(asked)));
+                self.checking.wait(&self.parts.store, now, port.waker(), token, asked);
+            }
             Err(Refusal::Store(error)) => {
                 self.refuse_store(port, request, &error);
                 self.checking.look_into(&self.parts.store, now, port.waker(), fetch.token);

@@ -1,7 +1,9 @@
 //! What files of a store take on its disk: whole blocks, and an inode and a name each.
 
 use super::layout::{lanes_of, pairs_bytes, parts_of};
-use crate::limits::{GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES};
+use crate::limits::{
+    GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES, STORE_ROWS_BYTES,
+};
 use crate::shard::{Descriptor, Lanes, Part};
 use crate::token::{PAIR_BYTES, outboard_bytes};
 use std::fs::Metadata;
@@ -42,14 +44,14 @@ impl Blocks {
         self.whole(length).saturating_add(STORE_FILE_BYTES)
     }
 
-    /// A payload of this length, with its outboard and its lease.
+    /// A payload of this length, with its outboard and its rows.
     pub(super) fn payload(self, length: u64) -> u64 {
-        self.file(length).saturating_add(self.outboard(length)).saturating_add(self.small_file())
+        self.file(length).saturating_add(self.outboard(length)).saturating_add(STORE_ROWS_BYTES)
     }
 
-    /// A set with these lanes in its own files, with its descriptor and its lease.
+    /// A set with these lanes in its own files, with its rows.
     pub(super) fn set(self, descriptor: &Descriptor, own: Lanes) -> u64 {
-        (2 * self.small_file()).saturating_add(self.lanes(descriptor, own))
+        STORE_ROWS_BYTES.saturating_add(self.lanes(descriptor, own))
     }
 
     /// The same, of a set whose files take this of the disk. A crash or a write that failed may have left blocks of lanes that the set does not
@@ -98,10 +100,6 @@ impl Blocks {
             bytes => self.file(bytes),
         }
     }
-
-    fn small_file(self) -> u64 {
-        self.file(1)
-    }
 }
 
 #[cfg(test)]
@@ -112,11 +110,11 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_tiny_payload_takes_two_blocks_and_two_files() {
+    fn a_tiny_payload_takes_a_block_a_file_and_rows() {
         let blocks = Blocks::default();
-        assert_eq!(blocks.payload(8), 2 * (4096 + STORE_FILE_BYTES));
-        assert_eq!(blocks.payload(16_385), (20_480 + 2 * 4096) + 3 * STORE_FILE_BYTES);
-        assert_eq!(Blocks { block_bytes: 65_536 }.payload(8), 2 * (65_536 + STORE_FILE_BYTES));
+        assert_eq!(blocks.payload(8), 4096 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.payload(16_385), (20_480 + 4096) + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(Blocks { block_bytes: 65_536 }.payload(8), 65_536 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
     }
 
     proptest! {

@@ -3,11 +3,10 @@
 
 use super::damage::DamageOutcome;
 use super::disk::parent;
+use super::entry::{EntryBody, SetBody};
 use super::error::StoreError;
-use super::index::{EntryBody, SetBody};
 use super::inner::Inner;
-use super::layout::{self, BLOB, OUTBOARD, SET};
-use super::lease::Lease;
+use super::layout::{self, BLOB, OUTBOARD};
 use super::verify::{Read, Rehash, Verify};
 use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
 use crate::shard::{Blob, Part};
@@ -37,17 +36,6 @@ pub enum CheckResult {
 /// Called with the result.
 pub(super) type OnChecked = Box<dyn FnOnce(AnyToken, CheckResult) + Send>;
 
-/// A payload whose outboard was found missing or wrong when the store was opened.
-#[derive(Debug)]
-pub(super) struct Suspect {
-    pub(super) token: Token,
-    pub(super) length: u64,
-    pub(super) lease: Lease,
-    pub(super) reason: String,
-    /// The sets of which only this payload is held.
-    pub(super) sets: Vec<(AnyToken, Lease, u64, SetBody)>,
-}
-
 /// A part of the check that is being read.
 #[derive(Debug)]
 enum CheckReading {
@@ -71,7 +59,6 @@ pub(super) struct Check {
     /// Whether a request waits for it.
     pub(super) urgent: bool,
     done: Vec<OnChecked>,
-    pub(super) suspect: Option<Suspect>,
     /// `None` before it began.
     stages: Option<VecDeque<Stage>>,
     reading: Option<CheckReading>,
@@ -90,7 +77,6 @@ impl Check {
             now,
             urgent,
             done: vec![done],
-            suspect: None,
             stages: None,
             reading: None,
             worst: CheckResult::Whole,
@@ -98,12 +84,6 @@ impl Check {
             inode: None,
             unhurried: usize::from(!urgent),
         }
-    }
-
-    pub(super) fn of_suspect(suspect: Suspect) -> Self {
-        let token = AnyToken::from(suspect.token);
-        let check = Self::new(token, Instant::now(), false, Box::new(|_, _| {}));
-        Self { suspect: Some(suspect), unhurried: 0, ..check }
     }
 
     /// Adds another request for the same check.
@@ -119,20 +99,18 @@ impl Check {
     /// Counts the check; returns the callbacks for its result.
     pub(super) fn end(self, store: &Inner, found: CheckResult) -> Vec<OnChecked> {
         store.checks.due.fetch_sub(self.unhurried, Relaxed);
-        if self.suspect.is_none() {
-            {
-                let mut state = store.checks.state();
-                match found {
-                    CheckResult::Whole => state.whole += 1,
-                    CheckResult::Damaged => state.damaged += 1,
-                    CheckResult::Unreadable => state.unreadable += 1,
-                    CheckResult::Gone => {}
-                }
-            }
+        {
+            let mut state = store.checks.state();
             match found {
-                CheckResult::Whole => store.checks.note_whole(self.token, self.now),
-                _ => drop(store.checks.fresh().at.remove(&self.token)),
+                CheckResult::Whole => state.whole += 1,
+                CheckResult::Damaged => state.damaged += 1,
+                CheckResult::Unreadable => state.unreadable += 1,
+                CheckResult::Gone => {}
             }
+        }
+        match found {
+            CheckResult::Whole => store.checks.note_whole(self.token, self.now),
+            _ => drop(store.checks.fresh().at.remove(&self.token)),
         }
         self.done
     }
@@ -191,9 +169,6 @@ impl Check {
 
     /// The parts to read; `None` if the token is not held.
     fn begin(&self, store: &Inner) -> Option<VecDeque<Stage>> {
-        if let Some(suspect) = &self.suspect {
-            return store.pending().contains(&suspect.token).then(|| [Stage::Payload(suspect.token)].into());
-        }
         let index = store.index();
         match (self.token, index.get(&self.token)?.body) {
             (AnyToken::Content(token), _) => Some([Stage::Payload(token)].into()),
@@ -212,18 +187,8 @@ impl Check {
             Stage::Payload(token) => {
                 let any = AnyToken::from(token);
                 self.inode = inode(&store.file(&any, BLOB));
-                let length = match &self.suspect {
-                    Some(suspect) => suspect.length,
-                    None => match store.index().get(&any)?.body {
-                        EntryBody::Payload { length } => length,
-                        EntryBody::Set(_) => return None,
-                    },
-                };
-                if let Some(suspect) = &self.suspect {
-                    let reason = suspect.reason.clone();
-                    self.rehash(store, token, &reason);
-                    return self.reading.take();
-                }
+                let body = store.index().get(&any)?.body;
+                let EntryBody::Payload { length } = body else { return None };
                 match store.open(token, 0, &any, [BLOB, OUTBOARD], None) {
                     Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
                         Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
@@ -282,11 +247,8 @@ impl Check {
         let any = AnyToken::from(token);
         let length = outboard.length();
         let one = store.change();
-        let is_pending = store.pending().contains(&token);
-        if !is_pending && store.index().get(&any).is_none() {
-            self.note(CheckResult::Gone);
-            return;
-        }
+        let held = store.index().get(&any);
+        let Some(held) = held else { return self.note(CheckResult::Gone) };
         let written = store.check_writable().and_then(|()| {
             let path = store.file(&any, OUTBOARD);
             if let Some(pairs) = outboard.as_bytes().filter(|pairs| !pairs.is_empty()) {
@@ -303,23 +265,11 @@ impl Check {
             store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
             return self.note(CheckResult::Damaged);
         }
-        // A lease's file names the payload's length.
-        let lease = store.index().get(&any).map(|entry| entry.lease);
-        let lease = lease.or(self.suspect.as_ref().map(|suspect| suspect.lease)).unwrap_or_default();
-        if let Err(error) = store.write_lease(&any, lease, Some(length)) {
-            tracing::warn!(token = %any, %error, "a lease cannot be written");
-        }
         {
             let mut index = store.index();
             let bytes = index.blocks.payload(length);
-            index.insert(any, lease, bytes, EntryBody::Payload { length });
-            for (set, lease, bytes, body) in
-                self.suspect.iter_mut().flat_map(|suspect| suspect.sets.drain(..))
-            {
-                index.insert(set, lease, bytes, EntryBody::Set(body));
-            }
+            index.insert(any, held.lease, bytes, EntryBody::Payload { length });
         }
-        store.pending().remove(&token);
         store.damage().note(
             any,
             format!("{reason}; its bytes are whole, and it has a new outboard"),
@@ -332,18 +282,12 @@ impl Check {
     fn bad(&mut self, store: &Inner, token: &AnyToken, reason: &str) {
         self.note(CheckResult::Damaged);
         let one = store.change();
-        if let (Some(suspect), AnyToken::Content(payload)) = (&self.suspect, token) {
-            if !store.pending().contains(payload) {
-                return;
-            }
-            store.damage().remember(*token, suspect.lease);
-            for (set, ..) in &suspect.sets {
-                store.set_aside(&one, set, "its only payload is damaged");
-            }
-        } else if store.index().get(token).is_none() || self.is_replaced(store, token) {
+        if store.index().get(token).is_none() || self.is_replaced(store, token) {
             return;
         }
         store.set_aside(&one, token, reason);
+        drop(one);
+        keep(store);
     }
 
     /// Whether another file has replaced the one that was read.
@@ -364,16 +308,12 @@ impl Check {
         let own = set.own.without(lost);
         let left = store.index().lanes(&set.descriptor, own);
         if left.is_empty() {
-            return store.set_aside(&one, &self.token, reason);
+            store.set_aside(&one, &self.token, reason);
+            drop(one);
+            return keep(store);
         }
         let (kind, outboard_kind) = layout::lane_kinds(blob);
-        let written = store
-            .check_writable()
-            .and_then(|()| store.write_small(&self.token, SET, &layout::emit_set(&set.descriptor, own)));
-        let reason = match written {
-            Ok(()) => format!("lanes {lost}: {reason}"),
-            Err(error) => format!("lanes {lost}: {reason}; {error}"),
-        };
+        let reason = format!("lanes {lost}: {reason}");
         let paths: [PathBuf; 2] = [kind, outboard_kind].map(|kind| store.file(&self.token, kind));
         store.damage().set_aside(self.token, reason, paths.iter().map(PathBuf::as_path));
         let bytes = store.set_bytes(&set.descriptor, own);
@@ -382,6 +322,9 @@ impl Check {
         let generation = index.next_generation();
         let body = SetBody { own, generation, ..set };
         index.insert(self.token, lease, bytes, EntryBody::Set(body));
+        drop(index);
+        drop(one);
+        keep(store);
     }
 
     /// Notes that the disk failed to read it.
@@ -403,6 +346,15 @@ impl Check {
             (CheckResult::Unreadable, _) | (_, CheckResult::Unreadable) => CheckResult::Unreadable,
             (_, found) => found,
         };
+    }
+}
+
+/// Makes it durable that damage was set aside. If that fails, the next read finds the damage again.
+fn keep(store: &Inner) {
+    if store.read_only.is_none()
+        && let Err(error) = store.commit()
+    {
+        tracing::warn!(%error, "it cannot be written down that damage was set aside");
     }
 }
 

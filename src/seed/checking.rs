@@ -2,7 +2,7 @@
 
 use super::app::Seed;
 use super::checks::Urgency;
-use super::{CheckResult, Store};
+use super::{CheckResult, Store, StoreError};
 use crate::limits::{HINT_INTERVAL_S, HINTS_BURST, SERVED_LEN_MAX};
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId, Waker};
 use crate::record::{Put, Request};
@@ -133,6 +133,10 @@ impl Checking {
     }
 }
 
+fn is_fetch(delivery: &Delivery) -> bool {
+    matches!(delivery, Delivery::Asked(_, asked) if matches!(asked.request, Request::Fetch(_)))
+}
+
 impl Seed {
     /// The first token that the request would have kept, is held already, and was not checked lately.
     pub(super) fn unchecked(&self, now: Instant, delivery: &Delivery) -> Option<(AnyToken, RequestId)> {
@@ -172,17 +176,26 @@ impl Seed {
                 // The blocks in memory may differ from the disk.
                 self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
             }
-            if !deliveries.is_empty() {
-                match found {
-                    // The check is fresh from now on, however long it took.
-                    CheckResult::Whole => self.parts.store.note_whole(token, now),
-                    CheckResult::Unreadable => {
-                        self.parts.store.give_up(&token, "it cannot be read, and was put again")
+            let (fetches, others): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_fetch);
+            match found {
+                // The check is fresh from now on, however long it took.
+                CheckResult::Whole if !(fetches.is_empty() && others.is_empty()) => {
+                    self.parts.store.note_whole(token, now);
+                }
+                CheckResult::Unreadable if !others.is_empty() => {
+                    self.parts.store.give_up(&token, "it cannot be read, and was put again");
+                }
+                _ => {}
+            }
+            for delivery in fetches {
+                match (found, delivery) {
+                    (CheckResult::Unreadable, Delivery::Asked(request, _)) => {
+                        self.refuse_store(port, request, &StoreError::Damaged(token));
                     }
-                    CheckResult::Damaged | CheckResult::Gone => {}
+                    (_, delivery) => self.deliver(now, port, delivery),
                 }
             }
-            deliveries.into_iter().for_each(|delivery| self.deliver(now, port, delivery));
+            others.into_iter().for_each(|delivery| self.deliver(now, port, delivery));
         }
         worked
     }

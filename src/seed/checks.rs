@@ -1,6 +1,6 @@
 //! A store's checks: on a thread of its own, several in turn, and at a bounded rate if no request waits.
 
-use super::check::{Check, OnChecked, Suspect};
+use super::check::{Check, OnChecked};
 use super::inner::Inner;
 use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
 use crate::token::AnyToken;
@@ -29,7 +29,6 @@ pub struct CheckState {
 
 enum Job {
     Check { token: AnyToken, now: Instant, urgent: bool, done: OnChecked },
-    Mend(Box<Suspect>),
     Save,
     SyncRemovals,
 }
@@ -111,11 +110,6 @@ impl Inner {
         true
     }
 
-    /// Has a payload's outboard made anew on the thread.
-    pub(super) fn mend_later(self: &Arc<Self>, suspect: Suspect) {
-        self.give_job(Job::Mend(Box::new(suspect)));
-    }
-
     /// Has the store's time written to its file on the thread.
     pub(super) fn save_later(self: &Arc<Self>) {
         self.give_job(Job::Save);
@@ -155,22 +149,6 @@ impl Inner {
                 tracing::error!("the thread that checks the store panicked");
             }
         }
-    }
-
-    /// Makes the outboards of these payloads anew, up to `bytes_max` bytes of payload; returns the payloads that are left.
-    pub(super) fn mend_now(self: &Arc<Self>, suspects: Vec<Suspect>, bytes_max: u64) -> Vec<Suspect> {
-        let mut left_bytes = bytes_max;
-        let mut left = Vec::new();
-        for suspect in suspects {
-            let Some(after) = left_bytes.checked_sub(suspect.length) else {
-                left.push(suspect);
-                continue;
-            };
-            left_bytes = after;
-            let mut check = Check::of_suspect(suspect);
-            while check.turn(self).is_none() {}
-        }
-        left
     }
 }
 
@@ -218,14 +196,11 @@ impl Thread {
     fn take(&mut self, job: Job) {
         match job {
             Job::Check { token, now, urgent, done } => {
-                let same =
-                    self.running.iter_mut().find(|check| check.token == token && check.suspect.is_none());
-                match same {
+                match self.running.iter_mut().find(|check| check.token == token) {
                     Some(check) => check.join(now, urgent, done, &self.store),
                     None => self.running.push_back(Check::new(token, now, urgent, done)),
                 }
             }
-            Job::Mend(suspect) => self.running.push_back(Check::of_suspect(*suspect)),
             Job::Save => {
                 if let Some(store) = self.store.upgrade() {
                     store.save_clock();

@@ -144,7 +144,7 @@ pub(super) struct Clock {
     base_s: i64,
     epoch: u32,
     earlier: Vec<(u32, i64)>,
-    shifts: BTreeMap<u32, u64>,
+    pub(super) shifts: BTreeMap<u32, u64>,
     doubt: Option<Doubt>,
     jumps: u64,
     /// The newest reading, and the uptime at which the time was last written, seconds.

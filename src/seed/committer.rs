@@ -2,6 +2,7 @@
 
 use super::Store;
 use super::writing::{Committed, Writing};
+use crate::limits::STORE_BATCH_LEN;
 use crate::queue::{RequestId, Waker};
 use std::io;
 use std::sync::Arc;
@@ -33,9 +34,17 @@ impl Committer {
         let (done, results) = channel();
         let shared = store.clone();
         let run = move || {
-            for Job { request, writing, now_s, waits } in incoming {
-                if done.send((request, writing.commit(&shared, now_s), waits)).is_err() {
-                    return;
+            while let Ok(job) = incoming.recv() {
+                // All that wait become durable together.
+                let place =
+                    |Job { request, writing, now_s, waits }| (request, writing.place(&shared, now_s), waits);
+                let others = std::iter::from_fn(|| incoming.try_recv().ok());
+                let placed: Vec<_> =
+                    std::iter::once(job).chain(others).take(STORE_BATCH_LEN).map(place).collect();
+                for (request, placed, waits) in placed {
+                    if done.send((request, placed.finish(), waits)).is_err() {
+                        return;
+                    }
                 }
                 waker.wake();
             }

@@ -87,7 +87,7 @@ pub(super) struct Damage {
     writable: bool,
     state: DamageState,
     /// The leases of payloads that are not held because they are damaged. A payload that is put again gets its lease back.
-    leases: HashMap<AnyToken, Lease>,
+    leases: HashMap<AnyToken, Vec<Lease>>,
 }
 
 impl Damage {
@@ -104,10 +104,6 @@ impl Damage {
 
     pub(super) fn state(&self) -> DamageState {
         self.state.clone()
-    }
-
-    pub(super) fn is_writable(&self) -> bool {
-        self.writable
     }
 
     /// Logs and counts a find.
@@ -175,16 +171,16 @@ impl Damage {
         Ok(())
     }
 
-    /// Remembers the lease of a payload that is no longer held because it is damaged.
-    pub(super) fn remember(&mut self, token: AnyToken, lease: Lease) {
+    /// Remembers the leases of a payload that is no longer held because it is damaged.
+    pub(super) fn remember(&mut self, token: AnyToken, leases: Vec<Lease>) {
         if self.leases.len() < CHECKS_FRESH_LEN_MAX {
-            self.leases.insert(token, lease);
+            self.leases.insert(token, leases);
         }
     }
 
-    /// The lease that a payload had when it was found damaged.
-    pub(super) fn lease_of(&self, token: &AnyToken) -> Option<Lease> {
-        self.leases.get(token).copied()
+    /// The leases that a payload had when it was found damaged.
+    pub(super) fn leases_of(&self, token: &AnyToken) -> Vec<Lease> {
+        self.leases.get(token).cloned().unwrap_or_default()
     }
 
     /// Forgets a remembered lease: the payload is held again.

@@ -23,6 +23,11 @@ pub trait Disk: Debug + Send + Sync {
         OpenOptions::new().write(true).open(path)
     }
 
+    /// Opens a file to read and write it.
+    fn open_to_change(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).open(path)
+    }
+
     /// Makes a file this many bytes long, without blocks.
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)

@@ -126,6 +126,30 @@ pub enum StoreError {
         /// The store.
         path: PathBuf,
     },
+    /// The database of the store is damaged, or is none of a store.
+    #[error(
+        "the store's database {} cannot be used: {reason}; restore it from a backup, or move it away: \
+         the payloads that are files are then kept without end and without an owner", path.display()
+    )]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+    },
+    /// The database of the store is of a later version.
+    #[error(
+        "the store's database {} has the layout {layout}, and this version of STOQ knows {known}; \
+         run the version that wrote it, or a later one", path.display()
+    )]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// The version of the layout.
+        layout: u32,
+        /// The version that this program knows.
+        known: u32,
+    },
     /// The payload is longer than [`PAYLOAD_BYTES_MAX`].
     #[error("the store takes no payload of {0} bytes: the protocol allows {PAYLOAD_BYTES_MAX}")]
     TooLong(u64),
@@ -214,6 +238,8 @@ impl StoreError {
             Self::LanesWent { .. } | Self::Went(_) | Self::Removed(_) => ErrorCode::Busy,
             Self::ReadOnly { .. }
             | Self::InUse { .. }
+            | Self::Database { .. }
+            | Self::Layout { .. }
             | Self::Foreign { .. }
             | Self::Incomplete { .. }
             | Self::Damaged(_)

@@ -1,143 +1,136 @@
-//! The index of a store's holdings, in memory: their owners, their leases, and the changes.
+//! The index of a store's holdings: their owners, their leases, and the changes. It lies in the rows of the store's database, and keeps in
+//! memory only what is not committed yet.
 
-use super::accounts::{Accounts, Need, Shortage, StoreAccount};
+use super::accounts::{Accounts, Need, StoreAccount};
 use super::blocks::Blocks;
 use super::config::StoreConfig;
+use super::database::{Commit, Rows, StoreTable};
+use super::entry::{self, EntryBody, IndexEntry, SetBody, Sums};
+use super::error::StoreError;
 use super::lease::Lease;
-use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX};
-use crate::record::Coverage;
+use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX, TOUCHED_LEN_MAX};
 use crate::shard::{Descriptor, Lanes};
+use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// A payload or set that a store holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Holding {
-    /// Its token.
-    pub token: AnyToken,
-    /// How much of it is held.
-    pub coverage: Coverage,
-    /// When its lease ends, seconds since the Unix epoch; `None`: never.
-    pub expires_s: Option<u64>,
-}
+/// The row of the sums.
+const SUMS: &[u8] = b"sums";
+/// The row that stands once the earlier layout was taken over.
+const TAKEN_OVER: &[u8] = b"taken over";
 
-/// A change of a store's holdings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum HoldingChange {
-    /// It is held, this much of it.
-    Holds(Holding),
-    /// It is no longer held.
-    Gone(AnyToken),
-}
-
-/// The changes since a sequence number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HoldingChanges {
-    /// The sequence number of the newest change, for the next call.
-    pub newest: u64,
-    /// Each changed payload or set, once, in its present state.
-    pub changes: Vec<HoldingChange>,
-    /// False if the sequence number is too old: begin anew with [`super::Store::holdings`].
-    pub complete: bool,
-}
-
-/// How much a store holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Census {
-    /// Payloads and sets.
-    pub entries: u64,
-    /// Entries whose lease ends.
-    pub leases: u64,
-    /// Entries that are only cached.
-    pub cached: u64,
-    /// Bytes of the cached entries.
-    pub cached_bytes: u64,
-    /// Bytes of disk that all entries take, and those taken for entries that are being written.
-    pub usage_bytes: u64,
-    /// Payloads and blobs that are being written.
-    pub unfinished: u64,
-}
-
-/// An entry's kind.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum EntryBody {
-    /// A whole payload.
-    Payload { length: u64 },
-    /// Lanes of a set.
-    Set(SetBody),
-}
-
-/// The part of an entry that only sets have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SetBody {
-    pub(super) descriptor: Descriptor,
-    /// Lanes in the set's own files. The set also holds the lanes of those of its blobs that are held whole.
-    pub(super) own: Lanes,
-    /// A number that changes each time the files change, never 0.
-    pub(super) generation: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct IndexEntry {
-    pub(super) lease: Lease,
-    /// Its share of the capacity, bytes.
-    pub(super) bytes: u64,
-    pub(super) body: EntryBody,
-    used: u64,
-}
-
-/// See the module. It never touches the disk.
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Index {
-    config: StoreConfig,
-    entries: HashMap<AnyToken, IndexEntry>,
+    pub(super) config: StoreConfig,
+    pub(super) rows: Rows,
     /// The size of what entries take on the disk.
     pub(super) blocks: Blocks,
     /// What the entries take, and the entries that are being written.
-    accounts: Accounts,
-    cached_bytes: u64,
-    expiries: BTreeSet<(u64, AnyToken)>,
-    /// Cached entries, by the time of their last use.
-    uses: BTreeMap<u64, AnyToken>,
-    clock: u64,
-    /// The sets of which this payload is a blob.
-    sets_of: HashMap<Token, BTreeSet<SetToken>>,
+    pub(super) accounts: Accounts,
+    pub(super) sums: Sums,
+    /// The seconds by which the leases of an epoch end later than their rows say.
+    shifts: BTreeMap<u32, u64>,
+    /// Cached entries that were used since their rows were written, and when: at most [`TOUCHED_LEN_MAX`].
+    pub(super) touched: HashMap<AnyToken, u64>,
+    /// Files to be removed once the changes so far are committed.
+    gone: Vec<String>,
     /// The latest changes; the newest has the number `sequence`.
-    journal: VecDeque<AnyToken>,
-    sequence: u64,
+    pub(super) journal: VecDeque<AnyToken>,
+    pub(super) sequence: u64,
     bad: HashSet<SetToken>,
     bad_order: VecDeque<SetToken>,
 }
 
 impl Index {
-    pub(super) fn new(config: StoreConfig, blocks: Blocks) -> Self {
-        Self {
+    pub(super) fn new(config: StoreConfig, blocks: Blocks, rows: Rows, shifts: BTreeMap<u32, u64>) -> Self {
+        let mut index = Self {
             config,
-            entries: HashMap::default(),
+            rows,
             blocks,
             accounts: Accounts::default(),
-            cached_bytes: 0,
-            expiries: BTreeSet::new(),
-            uses: BTreeMap::new(),
-            clock: 0,
-            sets_of: HashMap::default(),
+            sums: Sums::default(),
+            shifts,
+            touched: HashMap::default(),
+            gone: Vec::new(),
             journal: VecDeque::new(),
             // Entries found at the start are not in the journal: a reader that asks for changes after 0 must begin anew.
             sequence: 1,
             bad: HashSet::default(),
             bad_order: VecDeque::new(),
+        };
+        index.read_sums();
+        index
+    }
+
+    fn read_sums(&mut self) {
+        let sums = self.rows.get(StoreTable::Notes, SUMS).and_then(|row| Sums::parse(&row));
+        self.set_sums(sums.unwrap_or_default());
+    }
+
+    fn set_sums(&mut self, sums: Sums) {
+        self.sums = sums;
+        self.accounts.kept = Need { bytes: sums.bytes, entries: sums.leases, writes: 0 };
+    }
+
+    /// Begins a commit of all changes so far, and gives the files that may be removed after it; `None` if there is nothing to commit.
+    pub(super) fn begin_commit(&mut self) -> Result<Option<(Commit, Vec<String>)>, StoreError> {
+        if self.rows.is_changed() {
+            self.rows.set(StoreTable::Notes, SUMS.to_vec(), self.sums.emit());
+        }
+        match self.rows.begin_commit() {
+            Ok(commit) => Ok(commit.map(|commit| (commit, std::mem::take(&mut self.gone)))),
+            Err(error) => {
+                // What is not committed was lost, if a row could not be read.
+                self.read_sums();
+                Err(error)
+            }
         }
     }
 
-    pub(super) fn census(&self) -> Census {
-        Census {
-            entries: self.entries.len() as u64,
-            leases: self.expiries.len() as u64,
-            cached: self.uses.len() as u64,
-            cached_bytes: self.cached_bytes,
-            usage_bytes: self.accounts.usage_bytes(),
-            unfinished: self.accounts.unfinished(),
+    /// Whether the files of a version without a database were taken over.
+    pub(super) fn is_taken_over(&self) -> bool {
+        self.rows.get(StoreTable::Notes, TAKEN_OVER).is_some()
+    }
+
+    pub(super) fn note_taken_over(&mut self) {
+        self.rows.set(StoreTable::Notes, TAKEN_OVER.to_vec(), Vec::new());
+    }
+
+    /// Notes files, by their paths in the store's directory, that are to be removed after the next commit, if no entry claims them then.
+    pub(super) fn forget_files(&mut self, paths: impl IntoIterator<Item = String>) {
+        for path in paths {
+            self.rows.set(StoreTable::Gone, path.clone().into_bytes(), Vec::new());
+            self.gone.push(path);
         }
+    }
+
+    /// Notes that a file of [`Index::forget_files`] was removed, or is claimed again.
+    pub(super) fn note_removed(&mut self, path: &str) {
+        self.rows.delete(StoreTable::Gone, path.as_bytes().to_vec());
+    }
+
+    /// A page of the files that are to be removed.
+    pub(super) fn gone_after(&self, after: &str, len: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut from = after.as_bytes().to_vec();
+        while found.len() < len
+            && let Some((path, _)) = self.rows.next(StoreTable::Gone, &from)
+        {
+            from = [&path[..], &[0]].concat();
+            found.extend(String::from_utf8(path));
+        }
+        found
+    }
+
+    /// Whether a file is to be removed.
+    pub(super) fn is_gone(&self, path: &str) -> bool {
+        self.rows.get(StoreTable::Gone, path.as_bytes()).is_some()
+    }
+
+    /// Whether files are to be removed after the next commit.
+    pub(super) fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
     }
 
     pub(super) fn config(&self) -> &StoreConfig {
@@ -156,12 +149,57 @@ impl Index {
         &mut self.accounts
     }
 
-    pub(super) fn get(&self, token: &AnyToken) -> Option<&IndexEntry> {
-        self.entries.get(token)
+    /// Bytes that are kept for `owner`, and those promised to its unfinished PUTs.
+    pub(super) fn owned_bytes(&self, owner: &NodeId) -> u64 {
+        let kept = self.kept(&StoreAccount::Node(*owner));
+        kept.bytes.saturating_add(self.accounts.promised_bytes(owner))
+    }
+
+    pub(super) fn kept(&self, account: &StoreAccount) -> Need {
+        let row = self.rows.get(StoreTable::Accounts, &entry::account_key(account));
+        row.and_then(|row| entry::parse_need(&row)).unwrap_or_default()
+    }
+
+    pub(super) fn shift_s(&self, epoch: u32) -> u64 {
+        self.shifts.get(&epoch).copied().unwrap_or_default()
+    }
+
+    /// A lease as its row has it, by the clock of now.
+    pub(super) fn of_now(&self, row: Lease) -> Lease {
+        let shift_s = self.shift_s(row.clock);
+        Lease { expires_s: row.expires_s.map(|at| at.saturating_add(shift_s)), ..row }
+    }
+
+    /// The reverse.
+    fn as_row(&self, lease: Lease) -> Lease {
+        let shift_s = self.shift_s(lease.clock);
+        Lease { expires_s: lease.expires_s.map(|at| at.saturating_sub(shift_s)), ..lease }
+    }
+
+    pub(super) fn get(&self, token: &AnyToken) -> Option<IndexEntry> {
+        let row = self.rows.get(StoreTable::Holdings, &token.to_bytes())?;
+        let entry = IndexEntry::parse(&row)?;
+        Some(IndexEntry { lease: self.of_now(entry.lease), ..entry })
+    }
+
+    /// The leases of an entry, the longest first.
+    pub(super) fn leases(&self, token: &AnyToken) -> Vec<Lease> {
+        let Some(entry) = self.get(token) else { return Vec::new() };
+        let mut leases = vec![entry.lease];
+        // Accounts are behind the token itself.
+        let mut from = [&token.to_bytes()[..], &[0]].concat();
+        for _ in 0..entry.others {
+            let Some(row) = self.rows.next(StoreTable::Holdings, &from) else { break };
+            let Some(lease) = entry::parse_lease(token, &row) else { break };
+            leases.push(self.of_now(lease));
+            from = row.0;
+            from.push(0);
+        }
+        leases
     }
 
     pub(super) fn set(&self, token: &SetToken) -> Option<SetBody> {
-        match self.entries.get(&AnyToken::Set(*token))?.body {
+        match self.get(&AnyToken::Set(*token))?.body {
             EntryBody::Set(set) => Some(set),
             EntryBody::Payload { .. } => None,
         }
@@ -169,15 +207,8 @@ impl Index {
 
     /// Whether the payload is held whole.
     pub(super) fn has_payload(&self, token: &Token, length: u64) -> bool {
-        let entry = self.entries.get(&AnyToken::Content(*token));
+        let entry = self.get(&AnyToken::Content(*token));
         entry.is_some_and(|entry| matches!(entry.body, EntryBody::Payload { length: held } if held == length))
-    }
-
-    pub(super) fn payloads(&self) -> impl Iterator<Item = (Token, u64)> + '_ {
-        self.entries.iter().filter_map(|(token, entry)| match (token, entry.body) {
-            (AnyToken::Content(token), EntryBody::Payload { length }) => Some((*token, length)),
-            _ => None,
-        })
     }
 
     /// The payloads held whole that are blobs of this set.
@@ -198,220 +229,198 @@ impl Index {
         self.whole_blobs(descriptor).fold(own, |lanes, (_, more)| lanes.union(more))
     }
 
+    /// The sets of which a payload is a blob.
+    fn sets_of(&self, blob: &Token) -> Vec<SetToken> {
+        let mut sets = Vec::new();
+        let mut from = blob.root().to_vec();
+        while let Some((key, _)) = self.rows.next(StoreTable::Sets, &from)
+            && let Some(set) = entry::parse_blob(blob, &key)
+        {
+            sets.push(set);
+            from = key;
+            from.push(0);
+        }
+        sets
+    }
+
     /// The sets that hold nothing but blobs of this payload: they are removed with it.
     pub(super) fn emptied_sets(&self, token: &Token) -> Vec<SetToken> {
-        let sets = self.sets_of.get(token).into_iter().flatten();
-        let empty = |token: &&SetToken| {
+        let empty = |token: &SetToken| {
             self.set(token).is_some_and(|set| self.lanes(&set.descriptor, set.own).is_empty())
         };
-        sets.filter(empty).copied().collect()
+        self.sets_of(token).into_iter().filter(empty).collect()
     }
 
     pub(super) fn next_generation(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
+        self.sums.stamp += 1;
+        self.sums.stamp
     }
 
-    /// Inserts an entry, replacing an earlier one of the same token.
+    /// Inserts an entry, or changes what it holds. The lease replaces that of the same account.
     pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
-        let is_new = self.take_out(&token).is_none();
-        self.clock += 1;
-        let entry = IndexEntry { lease, bytes, body, used: self.clock };
-        self.accounts.keep(StoreAccount::of(&lease), bytes);
-        if lease.cached {
-            self.cached_bytes = self.cached_bytes.saturating_add(bytes);
-            self.uses.insert(entry.used, token);
-        }
-        if let Some(expires_s) = lease.expires_s {
-            self.expiries.insert((expires_s, token));
-        }
-        if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, body) {
-            for blob in blobs(&body.descriptor) {
-                self.sets_of.entry(blob).or_default().insert(set);
-            }
-        }
-        self.entries.insert(token, entry);
+        let mut leases = self.take_out(&token).map(|(_, leases)| leases).unwrap_or_default();
+        let is_new = leases.is_empty();
+        place(&mut leases, lease);
+        self.put_in(token, leases, bytes, body);
         self.push_change(token);
         if is_new {
             self.note_sets_of(token);
         }
     }
 
+    /// Makes an entry count as used at this number.
+    pub(super) fn restamp(&mut self, token: &AnyToken, mut used: u64) {
+        let Some(entry) = self.get(token) else { return };
+        let cached = entry.lease.cached;
+        self.rows.delete(StoreTable::Ages, entry::age_key(cached, entry.used));
+        while self.rows.get(StoreTable::Ages, &entry::age_key(cached, used)).is_some() {
+            used += 1;
+        }
+        let row = IndexEntry { lease: self.as_row(entry.lease), used, ..entry };
+        self.rows.set(StoreTable::Holdings, token.to_bytes().to_vec(), row.emit());
+        self.rows.set(StoreTable::Ages, entry::age_key(cached, used), token.to_bytes().to_vec());
+        self.sums.stamp = self.sums.stamp.max(used);
+    }
+
     /// Removes an entry. Sets that lose lanes by it are noted as changed. The caller removes those in [`Index::emptied_sets`].
     pub(super) fn remove(&mut self, token: &AnyToken) -> Option<IndexEntry> {
-        let entry = self.take_out(token)?;
+        let (entry, _) = self.take_out(token)?;
         self.push_change(*token);
         self.note_sets_of(*token);
         Some(entry)
     }
 
-    /// Changes an entry's lease.
+    /// Changes the lease of one account.
     pub(super) fn set_lease(&mut self, token: &AnyToken, lease: Lease) {
-        if let Some(IndexEntry { bytes, body, .. }) = self.entries.get(token).copied() {
+        if let Some(IndexEntry { bytes, body, .. }) = self.get(token) {
             self.insert(*token, lease, bytes, body);
         }
     }
 
-    /// Shifts the ends of leases of this epoch by this many seconds.
-    pub(super) fn shift(&mut self, epoch: u32, by_s: u64) {
-        let of_epoch = |(_, token): &&(u64, AnyToken)| {
-            self.entries.get(token).is_some_and(|entry| entry.lease.clock == epoch)
-        };
-        let shifted: Vec<_> = self.expiries.iter().filter(of_epoch).copied().collect();
-        for (expires_s, token) in shifted {
-            let later_s = expires_s.saturating_add(by_s);
-            if let Some(entry) = self.entries.get_mut(&token) {
-                entry.lease.expires_s = Some(later_s);
-                self.expiries.remove(&(expires_s, token));
-                self.expiries.insert((later_s, token));
+    /// Ends the leases of an entry that are over at `now_s`. Returns whether it has others: if not, it is to be removed.
+    pub(super) fn end_leases(&mut self, token: &AnyToken, now_s: u64) -> bool {
+        let left: Vec<_> = self.leases(token).into_iter().filter(|lease| !lease.is_expired(now_s)).collect();
+        if left.is_empty() {
+            return false;
+        }
+        if let Some((entry, leases)) = self.take_out(token) {
+            let ended = leases.len() > left.len();
+            self.put_in(*token, left, entry.bytes, entry.body);
+            if ended {
+                self.push_change(*token);
             }
         }
+        true
     }
 
-    fn take_out(&mut self, token: &AnyToken) -> Option<IndexEntry> {
-        let entry = self.entries.remove(token)?;
-        self.accounts.give_up(&StoreAccount::of(&entry.lease), entry.bytes);
-        if entry.lease.cached {
-            self.cached_bytes = self.cached_bytes.saturating_sub(entry.bytes);
-            self.uses.remove(&entry.used);
+    /// Shifts the ends of leases of this epoch by this many seconds.
+    pub(super) fn shift(&mut self, epoch: u32, by_s: u64) {
+        *self.shifts.entry(epoch).or_default() += by_s;
+    }
+
+    /// Writes the rows of an entry.
+    fn put_in(&mut self, token: AnyToken, mut leases: Vec<Lease>, bytes: u64, body: EntryBody) {
+        leases.sort_by_key(|lease| std::cmp::Reverse(lease.expires_s.unwrap_or(u64::MAX)));
+        let used = self.next_generation();
+        let mut cached = false;
+        for (number, lease) in leases.iter().enumerate() {
+            let (account, row) = (StoreAccount::of(lease), self.as_row(*lease));
+            self.count(&account, |kept| kept.plus(Need { bytes, entries: 1, writes: 0 }));
+            self.sums.leases += 1;
+            cached = lease.cached;
+            if let Some(expires_s) = row.expires_s {
+                self.sums.ends += 1;
+                self.rows.set(
+                    StoreTable::Ends,
+                    entry::end_key(row.clock, expires_s, &token, &account),
+                    Vec::new(),
+                );
+            }
+            if number > 0 {
+                let mut value = Vec::new();
+                entry::emit_lease(&row, &mut value);
+                self.rows.set(StoreTable::Holdings, entry::lease_key(&token, &account), value);
+            }
         }
-        if let Some(expires_s) = entry.lease.expires_s {
-            self.expiries.remove(&(expires_s, *token));
+        let Some(longest) = leases.first() else { return };
+        let (lease, others) = (self.as_row(*longest), leases.len() as u32 - 1);
+        let entry = IndexEntry { lease, others, bytes, used, body };
+        self.rows.set(StoreTable::Holdings, token.to_bytes().to_vec(), entry.emit());
+        self.rows.set(StoreTable::Ages, entry::age_key(cached, used), token.to_bytes().to_vec());
+        self.sums.entries += 1;
+        self.sums.bytes = self.sums.bytes.saturating_add(bytes);
+        if cached {
+            self.sums.cached += 1;
+            self.sums.cached_bytes = self.sums.cached_bytes.saturating_add(bytes);
+        }
+        if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, body) {
+            for blob in blobs(&body.descriptor) {
+                self.rows.set(StoreTable::Sets, entry::blob_key(&blob, &set), Vec::new());
+            }
+        }
+        self.set_sums(self.sums);
+    }
+
+    /// Removes the rows of an entry; returns it and its leases.
+    fn take_out(&mut self, token: &AnyToken) -> Option<(IndexEntry, Vec<Lease>)> {
+        let entry = self.get(token)?;
+        let leases = self.leases(token);
+        let bytes = entry.bytes;
+        for (number, lease) in leases.iter().enumerate() {
+            let (account, row) = (StoreAccount::of(lease), self.as_row(*lease));
+            self.count(&account, |kept| kept.minus(Need { bytes, entries: 1, writes: 0 }));
+            self.sums.leases = self.sums.leases.saturating_sub(1);
+            if let Some(expires_s) = row.expires_s {
+                self.sums.ends = self.sums.ends.saturating_sub(1);
+                self.rows.delete(StoreTable::Ends, entry::end_key(row.clock, expires_s, token, &account));
+            }
+            if number > 0 {
+                self.rows.delete(StoreTable::Holdings, entry::lease_key(token, &account));
+            }
+        }
+        self.rows.delete(StoreTable::Holdings, token.to_bytes().to_vec());
+        self.rows.delete(StoreTable::Ages, entry::age_key(entry.lease.cached, entry.used));
+        self.touched.remove(token);
+        self.sums.entries = self.sums.entries.saturating_sub(1);
+        self.sums.bytes = self.sums.bytes.saturating_sub(bytes);
+        if entry.lease.cached {
+            self.sums.cached = self.sums.cached.saturating_sub(1);
+            self.sums.cached_bytes = self.sums.cached_bytes.saturating_sub(bytes);
         }
         if let (AnyToken::Set(set), EntryBody::Set(body)) = (token, entry.body) {
             for blob in blobs(&body.descriptor) {
-                if let Some(sets) = self.sets_of.get_mut(&blob) {
-                    sets.remove(set);
-                    if sets.is_empty() {
-                        self.sets_of.remove(&blob);
-                    }
-                }
+                self.rows.delete(StoreTable::Sets, entry::blob_key(&blob, set));
             }
         }
-        Some(entry)
+        self.set_sums(self.sums);
+        Some((entry, leases))
     }
 
-    /// Notes that an entry was used.
-    pub(super) fn touch(&mut self, token: &AnyToken) {
-        let Some(entry) = self.entries.get_mut(token) else { return };
-        self.clock += 1;
-        if entry.lease.cached {
-            self.uses.remove(&entry.used);
-            self.uses.insert(self.clock, *token);
+    /// Changes what is kept for an account.
+    fn count(&mut self, account: &StoreAccount, change: impl Fn(Need) -> Need) {
+        let (key, kept) = (entry::account_key(account), change(self.kept(account)));
+        if kept == Need::default() {
+            self.rows.delete(StoreTable::Accounts, key);
+        } else {
+            self.rows.set(StoreTable::Accounts, key, entry::emit_need(kept));
         }
-        entry.used = self.clock;
     }
 
-    /// Promises room to an entry that is to be written, if it would have it now: what may be removed at `now_s` counts as free.
-    pub(super) fn promise(
-        &mut self,
-        need: Need,
-        account: StoreAccount,
-        disk_bytes: u64,
-        now_s: u64,
-    ) -> Result<(), Shortage> {
-        let (config, cached) = (self.config, self.uses.len() as u64);
-        let evictable = || {
-            let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.lease.cached).count() as u64;
-            (self.evictable_bytes(now_s), cached + kept)
-        };
-        self.accounts.check_promise(need, account, &config, disk_bytes, evictable)?;
-        self.accounts.promise(need, account);
-        Ok(())
-    }
-
-    /// Takes bytes and entries of a promise.
-    pub(super) fn take(&mut self, part: Need, account: StoreAccount) -> Result<(), Shortage> {
-        self.accounts.take(part, account, &self.config)
-    }
-
-    /// Ends a promise, of which `taken` was taken.
-    pub(super) fn release(&mut self, promised: Need, taken: Need, account: StoreAccount) {
-        self.accounts.release(promised, taken, account);
-    }
-
-    /// Checks whether an account's quota has room for more.
-    pub(super) fn check_quota(&self, need: Need, account: StoreAccount) -> Result<(), Shortage> {
-        self.accounts.check_quota(need, account, &self.config)
-    }
-
-    /// The entry whose lease ended first, if one has ended; only of one account if given.
-    pub(super) fn first_expired(&self, now_s: u64, of: Option<StoreAccount>) -> Option<AnyToken> {
-        let mut expired = self.expired_until(now_s);
-        let is_of = |entry: &IndexEntry| of.is_none_or(|account| StoreAccount::of(&entry.lease) == account);
-        expired.find(|(_, entry)| is_of(entry)).map(|(token, _)| token)
-    }
-
-    /// The entries whose leases have ended, in the order of their ends.
-    pub(super) fn expired(&self, now_s: u64) -> Vec<AnyToken> {
-        self.expired_until(now_s).map(|(token, _)| token).collect()
-    }
-
-    fn expired_until(&self, now_s: u64) -> impl Iterator<Item = (AnyToken, &IndexEntry)> {
-        let expired = self.expiries.iter().take_while(move |(expires_s, _)| *expires_s <= now_s);
-        expired.filter_map(|(_, token)| Some((*token, self.entries.get(token)?)))
-    }
-
-    /// The cached entry whose last use is the oldest, of those that take room.
-    pub(super) fn first_cached(&self) -> Option<AnyToken> {
-        let takes_room = |token: &&AnyToken| self.entries.get(token).is_some_and(|entry| entry.bytes > 0);
-        self.uses.values().find(takes_room).copied()
-    }
-
-    /// Bytes of the entries that may be removed at `now_s`: cached ones, and those whose leases have ended.
-    pub(super) fn evictable_bytes(&self, now_s: u64) -> u64 {
-        let kept = self.expired_until(now_s).filter(|(_, entry)| !entry.lease.cached);
-        kept.fold(self.cached_bytes, |bytes, (_, entry)| bytes.saturating_add(entry.bytes))
-    }
-
-    pub(super) fn holdings(&self) -> (u64, Vec<Holding>) {
-        let holdings = self.entries.iter().map(|(token, entry)| self.holding(*token, entry));
-        (self.sequence, holdings.collect())
-    }
-
-    /// The tokens of all holdings, the one used last at the end.
-    pub(super) fn holdings_by_age(&self) -> (u64, Vec<AnyToken>) {
-        let mut tokens: Vec<_> = self.entries.iter().map(|(token, entry)| (entry.used, *token)).collect();
-        tokens.sort_unstable();
-        (self.sequence, tokens.into_iter().map(|(_, token)| token).collect())
-    }
-
-    pub(super) fn holding_of(&self, token: &AnyToken) -> Option<Holding> {
-        self.entries.get(token).map(|entry| self.holding(*token, entry))
-    }
-
-    fn holding(&self, token: AnyToken, entry: &IndexEntry) -> Holding {
-        let coverage = match entry.body {
-            EntryBody::Payload { .. } => Coverage::All,
-            EntryBody::Set(set) => match self.lanes(&set.descriptor, set.own) {
-                lanes if lanes == set.descriptor.lanes() => Coverage::All,
-                lanes => Coverage::Lanes(lanes),
-            },
-        };
-        Holding { token, coverage, expires_s: entry.lease.expires_s }
-    }
-
-    pub(super) fn changes_after(&self, sequence: u64) -> HoldingChanges {
-        let newest = self.sequence;
-        let count = newest.checked_sub(sequence).filter(|&count| count <= self.journal.len() as u64);
-        let Some(count) = count else {
-            return HoldingChanges { newest, changes: Vec::new(), complete: false };
-        };
-        let mut seen = HashSet::new();
-        let changed = self.journal.iter().skip(self.journal.len() - count as usize);
-        let changes = changed.filter(|token| seen.insert(**token)).map(|token| {
-            let entry = self.entries.get(token);
-            entry.map_or(HoldingChange::Gone(*token), |entry| {
-                HoldingChange::Holds(self.holding(*token, entry))
-            })
-        });
-        HoldingChanges { newest, changes: changes.collect(), complete: true }
+    /// Notes that an entry was used. Only cached entries go by their use.
+    pub(super) fn touch(&mut self, token: &AnyToken) {
+        if self.get(token).is_some_and(|entry| entry.lease.cached) {
+            if self.touched.len() >= TOUCHED_LEN_MAX {
+                self.touched.clear();
+            }
+            let used = self.next_generation();
+            self.touched.insert(*token, used);
+        }
     }
 
     /// Notes a change of the sets of which this payload is a blob: it came or went. There may be many, and a lease of the payload changes none.
     fn note_sets_of(&mut self, token: AnyToken) {
         if let AnyToken::Content(payload) = token {
-            for set in self.sets_of.get(&payload).cloned().unwrap_or_default() {
+            for set in self.sets_of(&payload) {
                 self.push_change(set.into());
             }
         }
@@ -447,6 +456,15 @@ impl Index {
     }
 }
 
+/// Adds a lease to those of an entry, or replaces that of the same account. A cached entry is kept from its first other lease on.
+fn place(leases: &mut Vec<Lease>, lease: Lease) {
+    if lease.cached && leases.iter().any(|held| !held.cached) {
+        return;
+    }
+    leases.retain(|held| !held.cached && StoreAccount::of(held) != StoreAccount::of(&lease));
+    leases.push(lease);
+}
+
 /// The tokens of a set's blobs.
 fn blobs(descriptor: &Descriptor) -> impl Iterator<Item = Token> {
     // A payload that is its own parity is one blob.
@@ -455,23 +473,4 @@ fn blobs(descriptor: &Descriptor) -> impl Iterator<Item = Token> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn changes_older_than_the_journal_are_forgotten() {
-        let mut index = Index::new(StoreConfig::default(), Blocks::default());
-        let token = AnyToken::from(Token::of(b"payload"));
-        index.insert(token, Lease::until(Some(1), None), 7, EntryBody::Payload { length: 7 });
-        let (start, _) = index.holdings();
-        for second in 0..STORE_CHANGES_LEN_MAX as u64 {
-            index.set_lease(&token, Lease::until(Some(2 + second), None));
-        }
-        let changes = index.changes_after(start);
-        assert_eq!((changes.complete, changes.changes.len()), (true, 1));
-        index.set_lease(&token, Lease::default());
-        assert!(!index.changes_after(start).complete);
-        assert!(index.changes_after(start + 1).complete);
-        assert_eq!((index.accounts().usage_bytes(), index.evictable_bytes(u64::MAX)), (7, 0));
-    }
-}
+mod tests;

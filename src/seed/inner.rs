@@ -1,24 +1,29 @@
 //! The state that the store's parts share: files, index, and the two locks over them.
+//!
+//! Files are changed before the rows that claim them are committed, and removed after the commit of those that give them up. Until then a
+//! name in `tmp`, or a row of its own, tells of each.
 
+use super::accounts::StoreAccount;
 use super::blocks::Blocks;
 use super::checks::Checks;
 use super::clock::Clock;
+use super::commit::Commits;
 use super::damage::Damage;
-use super::disk::{StoreDisk, parent};
+use super::disk::{StoreDisk, write_error};
+use super::entry::EntryBody;
 use super::error::StoreError;
-use super::index::{EntryBody, Index};
-use super::layout::{self, BLOB, DATA_KINDS, META, OUTBOARD, SET, SET_KINDS};
-use super::lease::{Lease, LeaseFile};
+use super::index::Index;
+use super::layout::{self, BLOB, OUTBOARD};
+use super::lease::Lease;
 use super::lock::Lock;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::Refusals;
 use crate::shard::{Blob, Descriptor, Lanes};
-use crate::token::{AnyToken, SetToken, Token};
-use std::collections::{BTreeSet, HashSet};
+use crate::token::{AnyToken, SetToken, Token, outboard_bytes};
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,18 +39,15 @@ pub(super) struct Inner {
     pub(super) next_temporary: AtomicU64,
     /// Held during renames and removals and the changes of the index that go with them. Taken before every other lock.
     pub(super) changes: Mutex<()>,
-    /// Never held while the disk works.
+    /// Never held while files are changed or rows are written. Rows that are not in memory are read under it.
     pub(super) index: Mutex<Index>,
+    pub(super) commits: Commits,
     pub(super) clock: Mutex<Clock>,
     /// Held while the time is written, so that the newest time stays.
     pub(super) noting: Mutex<()>,
     pub(super) damage: Mutex<Damage>,
-    /// Directories that lost names which their disk may still have.
-    pub(super) removed_in: Mutex<BTreeSet<PathBuf>>,
-    /// Held while they are synced, so that no removal counts as durable while another thread syncs its directory.
+    /// Held while removals are made durable, so that none counts as durable while another thread removes its files.
     pub(super) syncing_removals: Mutex<()>,
-    /// Payloads whose files are there, but that are neither held nor given up: their outboards are being made.
-    pub(super) pending: Mutex<HashSet<Token>>,
     pub(super) checks: Checks,
     /// The files that readers have open.
     pub(super) files: Arc<OpenFiles>,
@@ -65,7 +67,9 @@ pub(super) struct Mark(StoreDisk, PathBuf);
 
 impl Drop for Mark {
     fn drop(&mut self) {
-        let _ = self.0.0.remove(&self.1);
+        if !self.1.as_os_str().is_empty() {
+            let _ = self.0.0.remove(&self.1);
+        }
     }
 }
 
@@ -158,7 +162,7 @@ impl Inner {
         Some(tokens)
     }
 
-    /// Extends the lease of a holding, durably.
+    /// Extends a lease of a holding. It is durable after the next commit.
     pub(super) fn extend(
         &self,
         one: &Changing<'_>,
@@ -168,45 +172,25 @@ impl Inner {
         self.join(one, token, self.granted(asked))
     }
 
-    /// Extends a lease; `asked` is by the clock of now.
+    /// Extends the lease of one account; `asked` is by the clock of now. It is durable after the next commit.
     pub(super) fn join(&self, _one: &Changing<'_>, token: &AnyToken, asked: Lease) -> Result<(), StoreError> {
-        let Some(entry) = self.index().get(token).copied() else { return Ok(()) };
-        let lease = self.joined(entry.lease, asked);
-        if lease == entry.lease {
+        let lease = self.to_grant(token, asked);
+        let held = self.index().leases(token);
+        if held.is_empty() || held.contains(&lease) || asked.cached && !held.iter().any(|held| held.cached) {
             self.index().touch(token);
             return Ok(());
         }
         self.check_writable()?;
-        let length = match entry.body {
-            EntryBody::Payload { length } => Some(length),
-            EntryBody::Set(_) => None,
-        };
-        self.write_lease(token, lease, length)?;
         self.index().set_lease(token, lease);
         Ok(())
     }
 
-    /// Writes a lease, durably, and with it the length of a payload.
-    pub(super) fn write_lease(
-        &self,
-        token: &AnyToken,
-        lease: Lease,
-        length: Option<u64>,
-    ) -> Result<(), StoreError> {
-        self.place_lease(token, lease, length)?;
-        self.disk.sync_directory(parent(&self.file(token, META)))
-    }
-
-    /// Writes a lease. It is durable once its directory is synced.
-    pub(super) fn place_lease(
-        &self,
-        token: &AnyToken,
-        lease: Lease,
-        length: Option<u64>,
-    ) -> Result<(), StoreError> {
-        let shift_s = self.clock().shift_s(lease.clock);
-        let lease = Lease { expires_s: lease.expires_s.map(|at| at.saturating_sub(shift_s)), ..lease };
-        self.place_small(token, META, &LeaseFile { lease, length }.to_bytes())
+    /// The lease that an account has of a token when it asks for `asked`: the longer of what it has and this one.
+    pub(super) fn to_grant(&self, token: &AnyToken, asked: Lease) -> Lease {
+        let account = StoreAccount::of(&asked);
+        let held = self.index().leases(token);
+        let held = held.into_iter().find(|held| StoreAccount::of(held) == account);
+        held.map_or(asked, |held| self.joined(held, asked))
     }
 
     /// A lease by the clock of now, if the clock was set after the lease was granted.
@@ -235,117 +219,84 @@ impl Inner {
         Lease { expires_s, ..asked }
     }
 
-    /// Replaces a small file, durably.
-    pub(super) fn write_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.place_small(token, kind, bytes)?;
-        self.disk.sync_directory(parent(&self.file(token, kind)))
-    }
-
-    /// Replaces a small file. It is durable once its directory is synced.
-    fn place_small(&self, token: &AnyToken, kind: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let path = self.file(token, kind);
-        self.disk.make_directory(parent(&path))?;
-        let (_, hex) = layout::place(token);
-        self.disk.replace(&path, &self.temporary(&hex).with_added_extension(kind), bytes)
-    }
-
-    /// Removes a holding, and the sets that hold nothing else; returns the tokens removed.
-    pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Result<Vec<AnyToken>, StoreError> {
-        if self.index().get(token).is_none() {
-            return Ok(Vec::new());
+    /// Removes a holding, and the sets that hold nothing else; returns the tokens removed. Their files go once that is durable.
+    pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Vec<AnyToken> {
+        let mut index = self.index();
+        if index.remove(token).is_none() {
+            return Vec::new();
         }
         let mut gone = vec![*token];
-        let mut marks = vec![self.remove_files(token)?];
         if let AnyToken::Content(payload) = token {
-            let sets = self.index().emptied_sets(payload);
+            let sets = index.emptied_sets(payload);
             for set in sets {
-                marks.push(self.remove_files(&set.into())?);
+                index.remove(&set.into());
                 gone.push(set.into());
             }
         }
-        marks.iter().try_for_each(|mark| self.disk.remove_if_there(mark))?;
-        Ok(gone)
+        for token in &gone {
+            index.forget_files(layout::kinds(token).iter().map(|kind| layout::path(token, kind)));
+        }
+        gone
     }
 
-    /// Removes a holding whose lease is over.
-    pub(super) fn end_lease(
-        &self,
-        one: &Changing<'_>,
-        token: &AnyToken,
-    ) -> Result<Vec<AnyToken>, StoreError> {
+    /// Ends the leases of a holding that are over, and removes it if it has no other; returns the tokens removed.
+    pub(super) fn end_lease(&self, one: &Changing<'_>, token: &AnyToken, now_s: u64) -> Vec<AnyToken> {
         let ended_s = self.index().get(token).and_then(|entry| entry.lease.expires_s);
-        let went = self.remove(one, token)?;
+        if self.index().end_leases(token, now_s) {
+            return Vec::new();
+        }
+        let went = self.remove(one, token);
         for token in &went {
             tracing::info!(%token, ended_s, "removed: its lease is over");
         }
         self.ended.fetch_add(went.len() as u64, Relaxed);
-        Ok(went)
+        went
     }
 
-    /// Removes what a failed write left of a payload that is not held: its durability is not known. What a crash leaves of it then is known as a
-    /// leftover.
-    pub(super) fn discard(&self, payload: &Token) -> Result<(), StoreError> {
-        if self.pending().contains(payload) {
-            return Ok(());
-        }
-        let mark = self.remove_files(&AnyToken::from(*payload))?;
-        self.disk.remove_if_there(&mark)
-    }
-
-    /// Removes the files of one holding, except the one that makes it held: that is renamed to a temporary name, which is returned. While
-    /// the temporary file exists, files that a crash left are known to be parts of a removal, not of a loss.
-    fn remove_files(&self, token: &AnyToken) -> Result<PathBuf, StoreError> {
-        let (held_by, kinds) = kinds(token);
-        let (path, hex) = (self.file(token, held_by), layout::place(token).1);
-        let mark = self.temporary(&hex).with_added_extension(held_by);
-        match self.disk.0.rename(&path, &mark) {
-            Ok(()) => drop(self.removed_in().insert(parent(&path).to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(StoreError::io("remove", &path, error)),
-        }
-        self.index().remove(token);
-        kinds.iter().try_for_each(|kind| self.disk.remove_if_there(&self.file(token, kind)))?;
-        Ok(mark)
-    }
-
-    /// Makes the removals so far durable, with one sync a directory: a crash brings nothing of them back.
-    pub(super) fn sync_removals(&self) -> Result<(), StoreError> {
-        let _one = self.syncing_removals.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut synced = Ok(());
-        let directories = std::mem::take(&mut *self.removed_in());
-        for directory in directories {
-            if let Err(error) = self.disk.sync_directory(&directory) {
-                self.removed_in().insert(directory);
-                synced = Err(error);
+    /// Whether a holding has this file, a path in the store's directory.
+    pub(super) fn is_claimed(&self, path: &str) -> bool {
+        let Some((token, kind)) = layout::of_path(path) else { return false };
+        match self.index().get(&token).map(|entry| entry.body) {
+            Some(EntryBody::Payload { length }) => {
+                kind == BLOB || kind == OUTBOARD && outboard_bytes(length) > 0
             }
+            Some(EntryBody::Set(set)) => {
+                layout::kinds_of_set(&set.descriptor, set.own).any(|claimed| claimed == kind)
+            }
+            None => false,
         }
-        synced
+    }
+
+    /// Removes files of a token whose removal is not durable yet, or not made: others of the same names may then be placed.
+    pub(super) fn settle(&self, token: &AnyToken) -> Result<(), StoreError> {
+        let is_gone = |kind: &&str| self.index().is_gone(&layout::path(token, kind));
+        if layout::kinds(token).iter().any(is_gone) { self.sync_removals() } else { Ok(()) }
     }
 
     /// Drops a damaged holding, and the sets that hold nothing else, and sets their files aside.
     pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
         let mut damaged = vec![*token];
-        if let Some(entry) = self.index().remove(token) {
-            self.damage().remember(*token, entry.lease);
+        let leases = self.index().leases(token);
+        if self.index().remove(token).is_some() {
+            self.damage().remember(*token, leases);
         }
         if let AnyToken::Content(payload) = token {
-            self.pending().remove(payload);
             damaged.extend(self.index().emptied_sets(payload).into_iter().map(AnyToken::from));
         }
         for (number, token) in damaged.into_iter().enumerate() {
             let reason = if number == 0 { reason } else { "its only payload is damaged" };
-            if let Some(entry) = self.index().remove(&token) {
-                self.damage().remember(token, entry.lease);
+            let leases = self.index().leases(&token);
+            if self.index().remove(&token).is_some() {
+                self.damage().remember(token, leases);
             }
-            let paths: Vec<_> = kinds(&token).1.iter().map(|kind| self.file(&token, kind)).collect();
+            let paths: Vec<_> = layout::kinds(&token).iter().map(|kind| self.file(&token, kind)).collect();
             self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));
         }
     }
 
     /// The path of a file of this kind.
     pub(super) fn file(&self, token: &AnyToken, kind: &str) -> PathBuf {
-        let (directory, hex) = layout::place(token);
-        self.dir.join(directory).join(&hex[..2]).join(format!("{hex}.{kind}"))
+        self.dir.join(layout::path(token, kind))
     }
 
     /// What a set with these lanes in its own files is charged.
@@ -357,11 +308,38 @@ impl Inner {
         self.index().blocks.set_that_takes(descriptor, own, taken_bytes)
     }
 
-    /// Makes a file that marks this token as being changed. If the process ends, missing files of the token are then not taken for lost.
+    /// Makes a file that marks this token as being changed, durably. A crash then leaves nothing of it that no row claims.
     pub(super) fn mark(&self, token: &AnyToken) -> Result<Mark, StoreError> {
         let path = self.temporary(&layout::place(token).1).with_added_extension("mark");
         self.disk.create(&path)?;
-        Ok(Mark(self.disk.clone(), path))
+        let mark = Mark(self.disk.clone(), path);
+        self.sync_temporary()?;
+        Ok(mark)
+    }
+
+    /// Leaves a mark to the next commit: until then it tells of the files.
+    pub(super) fn leave_mark(&self, mut mark: Mark) {
+        let path = std::mem::take(&mut mark.1);
+        let name = path.strip_prefix(&self.dir).ok().and_then(Path::to_str).map(str::to_owned);
+        self.index().forget_files(name);
+    }
+
+    /// Makes the names in `tmp` durable.
+    pub(super) fn sync_temporary(&self) -> Result<(), StoreError> {
+        self.disk.sync_directory(&self.dir.join("tmp"))
+    }
+
+    /// Gives a file that `tmp` names its place, and keeps the first name: it tells of the file until a row does.
+    pub(super) fn place_file(&self, temporary: &Path, path: &Path) -> Result<(), StoreError> {
+        match self.disk.0.link(temporary, path) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let second = temporary.with_added_extension("again");
+                self.disk.link(temporary, &second)?;
+                self.disk.rename(&second, path)
+            }
+            Err(error) => Err(write_error(path, 0, error)),
+        }
     }
 
     /// A new path under `tmp`, without the kind.
@@ -384,21 +362,5 @@ impl Inner {
 
     pub(super) fn damage(&self) -> MutexGuard<'_, Damage> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn removed_in(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
-        self.removed_in.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn pending(&self) -> MutexGuard<'_, HashSet<Token>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The kind of the file that makes a token held, and the kinds of all its files, that one first.
-fn kinds(token: &AnyToken) -> (&'static str, &'static [&'static str]) {
-    match token {
-        AnyToken::Content(_) => (BLOB, &DATA_KINDS[..]),
-        AnyToken::Set(_) => (SET, &SET_KINDS[..]),
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 pub(super) const BLOB: &str = "blob";
 pub(super) const OUTBOARD: &str = "obao";
+/// Kinds of the layout before the database: leases, and descriptors of sets.
 pub(super) const META: &str = "meta";
 pub(super) const SET: &str = "set";
 
@@ -17,6 +18,26 @@ pub(super) const DATA_KINDS: [&str; 3] = [BLOB, OUTBOARD, META];
 /// The directory of sets, and the kinds of files there.
 pub(super) const SETS: &str = "sets";
 pub(super) const SET_KINDS: [&str; 6] = [SET, META, "content", "content.obao", "parity", "parity.obao"];
+
+/// The kinds of the files that a token may have now.
+pub(super) fn kinds(token: &AnyToken) -> &'static [&'static str] {
+    match token {
+        AnyToken::Content(_) => &DATA_KINDS[..2],
+        AnyToken::Set(_) => &SET_KINDS[2..],
+    }
+}
+
+/// The path of a file in the store's directory.
+pub(super) fn path(token: &AnyToken, kind: &str) -> String {
+    let (directory, hex) = place(token);
+    format!("{directory}/{}/{hex}.{kind}", &hex[..2])
+}
+
+/// The token and the kind of such a path.
+pub(super) fn of_path(path: &str) -> Option<(AnyToken, &str)> {
+    let (directory, rest) = path.split_once('/')?;
+    named(directory, Path::new(rest))
+}
 
 /// The kinds of the files that hold some lanes of a blob.
 pub(super) const fn lane_kinds(blob: Blob) -> (&'static str, &'static str) {
@@ -50,15 +71,8 @@ pub(super) fn named<'a>(directory: &str, path: &'a Path) -> Option<(AnyToken, &'
     }
 }
 
-/// The `.set` file: the bitmap of the lanes in the set's own files, then the descriptor.
-pub(super) fn emit_set(descriptor: &Descriptor, own: Lanes) -> Vec<u8> {
-    let mut out = Vec::with_capacity(own.encoded_len() + descriptor.encoded_len());
-    own.emit(&mut out);
-    descriptor.emit(&mut out);
-    out
-}
-
-/// Reads a `.set` file; `None` if it does not belong to this set.
+/// Reads a `.set` file of the layout before the database: the bitmap of the lanes in the set's own files, then the descriptor. `None` if it does
+/// not belong to this set.
 pub(super) fn parse_set(token: &SetToken, mut bytes: &[u8]) -> Option<(Descriptor, Lanes)> {
     let own = Lanes::take(&mut bytes)?;
     let descriptor = Descriptor::parse(bytes).ok()?;
@@ -69,7 +83,7 @@ pub(super) fn parse_set(token: &SetToken, mut bytes: &[u8]) -> Option<(Descripto
 /// The kinds of the files of a set with these lanes in its own files.
 pub(super) fn kinds_of_set(descriptor: &Descriptor, own: Lanes) -> impl Iterator<Item = &'static str> {
     let parts = parts_of(descriptor, own).into_iter();
-    parts.flat_map(|part| <[&str; 2]>::from(lane_kinds(part.blob))).chain([SET, META])
+    parts.flat_map(|part| <[&str; 2]>::from(lane_kinds(part.blob)))
 }
 
 /// The parts of a set's blobs that `lanes` cover in all stripes.

@@ -7,9 +7,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// The lease of a payload or set. On disk it is a file of JSON beside it, `<64 hex>.meta`: the keys `expires_s`, `owner` (the
-/// 52 characters of a node ID), `cached` and `clock`, and the payload's length in bytes, `length`. Every key is optional. Without
-/// the file, the payload is kept without end and without an owner.
+/// The lease of a payload or set. Each node has its own, and what is held goes with the last. Versions before the database had one, in a file of
+/// JSON beside the payload, `<64 hex>.meta`: the keys `expires_s`, `owner` (the 52 characters of a node ID), `cached` and `clock`, and the
+/// payload's length in bytes, `length`. Every key is optional. Without the file, the payload is kept without end and without an owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// When the lease ends, seconds since the Unix epoch; `None`: never.
@@ -83,7 +83,8 @@ impl Lease {
 }
 
 impl LeaseFile {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    #[cfg(test)]
+    fn to_bytes(&self) -> Vec<u8> {
         // These fields always serialize.
         serde_json::to_vec(self).unwrap_or_default()
     }

@@ -91,7 +91,7 @@ impl Inner {
             let one = self.change();
             let over = self.index().first_expired(now_s, Some(account));
             let Some(token) = over else { return Err(self.no_room(need, shortage)) };
-            self.make_room(&one, &token, now_s)?;
+            self.make_room(&one, &token, now_s);
         }
     }
 
@@ -110,7 +110,7 @@ impl Inner {
             };
             let goes = self.first_evictable(short, now_s);
             let Some(token) = goes else { return Err(self.no_room(part, shortage)) };
-            self.make_room(&one, &token, now_s)?;
+            self.make_room(&one, &token, now_s);
         }
     }
 
@@ -129,8 +129,13 @@ impl Inner {
             && let Some(token) = self.first_evictable(short_bytes, now_s)
         {
             let bytes = self.index().get(&token).map_or(0, |entry| entry.bytes);
-            self.make_room(&one, &token, now_s)?;
+            self.make_room(&one, &token, now_s);
             short_bytes = short_bytes.saturating_sub(bytes);
+        }
+        drop(one);
+        if self.has_removals() {
+            // The disk has the room once the files are gone.
+            self.sync_removals()?;
         }
         let available_bytes = self.available()?;
         if part.bytes <= available_bytes {
@@ -139,15 +144,19 @@ impl Inner {
         Err(self.no_room(part, Shortage::Disk { available_bytes }))
     }
 
-    fn make_room(&self, one: &Changing<'_>, token: &AnyToken, now_s: u64) -> Result<(), StoreError> {
-        let is_over = self.index().get(token).is_some_and(|entry| entry.lease.is_expired(now_s));
-        let went = if is_over { self.end_lease(one, token) } else { self.remove(one, token) };
-        went.map(drop)
+    /// Removes a holding, or the leases of it that are over. Its files go with the next commit.
+    fn make_room(&self, one: &Changing<'_>, token: &AnyToken, now_s: u64) {
+        let is_over = self.index().leases(token).iter().any(|lease| lease.is_expired(now_s));
+        if is_over {
+            self.end_lease(one, token, now_s);
+        } else {
+            self.remove(one, token);
+        }
     }
 
     /// The first holding to remove, if all removable ones together take at least `short_bytes`.
     fn first_evictable(&self, short_bytes: u64, now_s: u64) -> Option<AnyToken> {
-        let index = self.index();
+        let mut index = self.index();
         if index.evictable_bytes(now_s) < short_bytes {
             return None;
         }
@@ -177,12 +186,12 @@ impl Inner {
         }
     }
 
-    /// Checks the quota of the node that asks for this lease.
+    /// Checks the quota of the node that asks for this lease, if it has none of the token yet.
     pub(super) fn check_extension(&self, token: &AnyToken, asked: Lease) -> Result<(), StoreError> {
         let index = self.index();
         let Some(entry) = index.get(token) else { return Ok(()) };
-        let account = StoreAccount::of(&entry.lease.extended_by(asked));
-        if account == StoreAccount::of(&entry.lease) {
+        let account = StoreAccount::of(&asked);
+        if asked.cached || index.leases(token).iter().any(|lease| StoreAccount::of(lease) == account) {
             return Ok(());
         }
         let need = Need { bytes: entry.bytes, entries: 1, writes: 0 };

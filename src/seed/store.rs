@@ -1,15 +1,14 @@
-//! The payloads and sets on disk. Each file is complete or absent.
+//! The payloads and sets on disk. Each is held whole, or not at all.
 //!
 //! ```text
-//! <dir>/lock                      locked by the process that writes here
-//! <dir>/data/<ab>/<64 hex>.meta   the payload's lease, see `Lease`
-//! <dir>/data/<ab>/<64 hex>.obao   hash pairs in pre-order; absent if the payload is one group
-//! <dir>/data/<ab>/<64 hex>.blob   the payload; it is held once this file is there
-//! <dir>/sets/<ab>/<64 hex>.meta   the set's lease
+//! <dir>/store.redb                what is held, with leases, sums, and files that are to be removed: see `database`
+//! <dir>/store.lock                locked by the process that writes here
+//! <dir>/lock/                     keeps versions out that know no database
+//! <dir>/data/<ab>/<64 hex>.blob   a payload
+//! <dir>/data/<ab>/<64 hex>.obao   its hash pairs in pre-order; absent if the payload is one group
 //! <dir>/sets/<ab>/<64 hex>.content, .content.obao, .parity, .parity.obao
 //!                                 lanes of a blob that is not held whole, at their places, with holes between them
-//! <dir>/sets/<ab>/<64 hex>.set    bitmap of the lanes in these files, then the descriptor; the set is held once it is there
-//! <dir>/tmp/                      files being written or removed; emptied when the store is opened
+//! <dir>/tmp/                      files being written, and names of files that no row claims yet; emptied when the store is opened
 //! <dir>/damaged/                  damaged files, under their old names; the store never empties it
 //! <dir>/clock                     the store's time, see `clock`
 //! <dir>/trust-clock               an operator's word for the machine's clock, until the store has taken it
@@ -21,25 +20,29 @@
 use super::blocks::Blocks;
 use super::check::CheckResult;
 use super::checks::{CheckState, Checks, Urgency};
+use super::commit::Commits;
 use super::config::StoreConfig;
 use super::damage::{Damage, DamageState};
+use super::database::Rows;
 use super::disk::{Disk, MachineDisk, StoreDisk};
 use super::error::StoreError;
-use super::index::{Census, Holding, HoldingChanges, Index};
+use super::holdings::{Census, Holding, HoldingChanges};
+use super::index::Index;
 use super::inner::Inner;
 use super::layout::DATA;
 use super::lease::Lease;
-use super::lock::{LOCK, prepare};
+use super::lock::{EARLIER_LOCK, LOCK, prepare};
+use super::migration::Migration;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::{Refusals, StoreBound};
 use super::writing::{PayloadWriter, SetWriter};
 use super::{recovery, saved_time};
-use crate::limits::MEND_AT_START_BYTES_MAX;
+use crate::limits::STORE_BATCH_LEN;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -62,18 +65,19 @@ struct Opened(Arc<Inner>);
 impl Drop for Opened {
     fn drop(&mut self) {
         self.0.end_checks();
+        self.0.close();
     }
 }
 
 impl Store {
-    /// Opens the store in `dir`, makes it if it is missing, and removes files that a crash left incomplete. A directory
-    /// that cannot be written serves its holdings; [`Store::begin`] then returns the reason why it takes no more. Damage is mended or
-    /// set aside: see [`Store::damage`].
+    /// Opens the store in `dir`, makes it if it is missing, and removes files that a crash left incomplete. The layout of versions without a
+    /// database is taken over. A directory that cannot be written serves its holdings; [`Store::begin`] then returns the reason why it takes no more.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process has it open for writing, [`StoreError::Io`] if the directory cannot be made or read.
+    /// [`StoreError::InUse`] if another process has it open for writing, [`StoreError::Database`] if its database is damaged or none of a store,
+    /// [`StoreError::Layout`] if it is of a later version, [`StoreError::Io`] if the directory cannot be made or read.
     pub fn open(dir: impl Into<PathBuf>, config: StoreConfig) -> Result<Self, StoreError> {
-        Self::open_mending(dir, config, MEND_AT_START_BYTES_MAX)
+        Self::open_with(dir.into(), config, StoreDisk::new(Arc::new(MachineDisk)))
     }
 
     /// Opens as [`Store::open`] does, and changes files by the calls of `disk` alone: for tests.
@@ -85,28 +89,10 @@ impl Store {
         config: StoreConfig,
         disk: Arc<dyn Disk>,
     ) -> Result<Self, StoreError> {
-        Self::open_with(dir.into(), config, MEND_AT_START_BYTES_MAX, StoreDisk::new(disk))
+        Self::open_with(dir.into(), config, StoreDisk::new(disk))
     }
 
-    /// Opens as [`Store::open`] does. Before it returns, it makes outboards anew for payloads of at most `bytes_max` bytes together; further
-    /// ones are made on the thread of the checks.
-    ///
-    /// # Errors
-    /// Those of [`Store::open`].
-    pub fn open_mending(
-        dir: impl Into<PathBuf>,
-        config: StoreConfig,
-        bytes_max: u64,
-    ) -> Result<Self, StoreError> {
-        Self::open_with(dir.into(), config, bytes_max, StoreDisk::new(Arc::new(MachineDisk)))
-    }
-
-    fn open_with(
-        dir: PathBuf,
-        config: StoreConfig,
-        bytes_max: u64,
-        disk: StoreDisk,
-    ) -> Result<Self, StoreError> {
+    fn open_with(dir: PathBuf, config: StoreConfig, disk: StoreDisk) -> Result<Self, StoreError> {
         let (lock, read_only) = match prepare(&dir, &disk) {
             Ok(lock) => (Some(lock), None),
             Err(StoreError::Io { source, path, .. }) if is_read_only(&source) && dir.join(DATA).is_dir() => {
@@ -115,23 +101,11 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        let mut index = Index::new(config, Blocks::of_disk(&dir));
-        let mut damage = Damage::of(&dir, &disk, read_only.is_none());
+        let damage = Damage::of(&dir, &disk, read_only.is_none());
         let in_flight = if read_only.is_none() { recovery::in_flight(&dir)? } else { HashSet::default() };
         let clock = saved_time::clock(&dir);
-        let suspects = recovery::Recovery {
-            dir: &dir,
-            disk: &disk,
-            index: &mut index,
-            damage: &mut damage,
-            clock: &clock,
-            in_flight,
-            removed_in: BTreeSet::default(),
-        }
-        .fill()?;
-        if read_only.is_none() {
-            recovery::empty_temporary(&dir, &disk, &mut damage)?;
-        }
+        let rows = Rows::open(&dir, &disk, read_only.is_none())?;
+        let index = Index::new(config, Blocks::of_disk(&dir), rows, clock.shifts.clone());
         let inner = Inner {
             dir,
             disk,
@@ -139,12 +113,11 @@ impl Store {
             next_temporary: AtomicU64::new(0),
             changes: Mutex::new(()),
             index: Mutex::new(index),
+            commits: Commits::default(),
             clock: Mutex::new(clock),
             noting: Mutex::new(()),
             damage: Mutex::new(damage),
-            removed_in: Mutex::default(),
             syncing_removals: Mutex::default(),
-            pending: Mutex::new(suspects.iter().map(|suspect| suspect.token).collect()),
             checks: Checks::default(),
             files: Arc::new(OpenFiles::new(config.files().read)),
             waits: Arc::default(),
@@ -153,8 +126,11 @@ impl Store {
             _lock: lock,
         };
         let inner = Arc::new(inner);
-        for suspect in inner.mend_now(suspects, bytes_max) {
-            inner.mend_later(suspect);
+        if !inner.index().is_taken_over() {
+            Migration::run(&inner, &in_flight)?;
+        }
+        if read_only.is_none() {
+            inner.clean(&in_flight)?;
         }
         inner.index().forget_changes();
         Ok(Self { _open: Arc::new(Opened(inner.clone())), inner })
@@ -165,7 +141,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] if the lock cannot be tested.
     pub fn is_in_use(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
-        let path = dir.join(LOCK);
+        // Versions before the database lock another file.
+        let earlier = dir.join(EARLIER_LOCK);
+        let path = if earlier.is_file() { earlier } else { dir.join(LOCK) };
         match File::open(&path).map(|file| file.try_lock_shared()) {
             Ok(Ok(())) => Ok(None),
             Ok(Err(fs::TryLockError::WouldBlock)) => Ok(Some(path)),
@@ -250,7 +228,7 @@ impl Store {
         self.inner.touch(&token.into());
     }
 
-    /// Extends the lease of a holding, durably, to the longer of its own and `lease`. A cached holding is kept from now on
+    /// Extends the lease that the owner of `lease` has of a holding, durably, to the longer of both. A cached holding is kept from now on
     /// if `lease` is no cached one. A set's blobs that are held whole are extended with it. Returns whether the token is held.
     ///
     /// # Errors
@@ -262,29 +240,26 @@ impl Store {
         let Some(tokens) = self.inner.with_blobs(&token) else { return Ok(false) };
         tokens.iter().try_for_each(|token| self.inner.check_extension(token, lease))?;
         tokens.iter().try_for_each(|token| self.inner.extend(&one, token, lease))?;
-        Ok(true)
+        drop(one);
+        if !self.is_read_only() {
+            // Also if nothing changed: the lease may not be durable yet.
+            self.inner.commit()?;
+        }
+        Ok(self.holding(&token).is_some())
     }
 
-    /// Removes holdings whose leases are over at `now_s`; returns their tokens. [`Store::sync_removals`] makes that durable. A failure is logged
-    /// and tried again at the next call.
+    /// Ends leases that are over at `now_s`, at most [`STORE_BATCH_LEN`] in a call, and removes holdings that have no other; returns their tokens.
+    /// [`Store::sync_removals`] makes that durable and removes their files.
     pub fn expire(&self, now_s: u64) -> Vec<AnyToken> {
         let mut gone = Vec::new();
         if self.is_read_only() {
             return gone;
         }
-        let expired = self.inner.index().expired(now_s);
+        let expired = self.inner.index().expired(now_s, STORE_BATCH_LEN);
         for token in expired {
             let one = self.inner.change();
             // Its lease may have been extended meanwhile.
-            if !self.lease(token).is_some_and(|lease| lease.is_expired(now_s)) {
-                continue;
-            }
-            match self.inner.end_lease(&one, &token) {
-                Ok(went) => gone.extend(went),
-                Err(error) => {
-                    tracing::warn!(%token, %error, "a payload or set whose lease is over cannot be removed")
-                }
-            }
+            gone.extend(self.inner.end_lease(&one, &token, now_s));
         }
         gone
     }
@@ -341,7 +316,7 @@ impl Store {
     pub fn remove(&self, token: impl Into<AnyToken>) -> Result<bool, StoreError> {
         self.inner.check_writable()?;
         let one = self.inner.change();
-        let gone = self.inner.remove(&one, &token.into())?;
+        let gone = self.inner.remove(&one, &token.into());
         drop(one);
         self.sync_removals()?;
         Ok(!gone.is_empty())
@@ -357,24 +332,9 @@ impl Store {
 
     /// Has [`Store::sync_removals`] done on the thread of the checks, if there is need.
     pub(super) fn sync_removals_later(&self) {
-        if !self.inner.removed_in().is_empty() {
+        if self.inner.has_removals() {
             self.inner.sync_removals_later();
         }
-    }
-
-    /// Every payload held whole, with its length in bytes, in no order.
-    pub fn list(&self) -> Vec<(Token, u64)> {
-        self.inner.index().payloads().collect()
-    }
-
-    /// All holdings, in no order, and the sequence number for [`Store::changes_after`].
-    pub fn holdings(&self) -> (u64, Vec<Holding>) {
-        self.inner.index().holdings()
-    }
-
-    /// The tokens of all holdings, the one used last at the end, and the sequence number for [`Store::changes_after`].
-    pub(super) fn holdings_by_age(&self) -> (u64, Vec<AnyToken>) {
-        self.inner.index().holdings_by_age()
     }
 
     /// The holding of `token`, if there is one.
@@ -411,7 +371,7 @@ impl Store {
         self.inner.index().changes_after(sequence)
     }
 
-    /// The lease of a holding.
+    /// The longest lease of a holding.
     pub fn lease(&self, token: impl Into<AnyToken>) -> Option<Lease> {
         self.inner.index().get(&token.into()).map(|entry| entry.lease)
     }
@@ -457,7 +417,7 @@ impl Store {
 
     /// The part of [`Store::usage_bytes`] that is kept for this peer, and what its unfinished puts need.
     pub fn owned_bytes(&self, owner: &NodeId) -> u64 {
-        self.inner.index().accounts().owned_bytes(owner)
+        self.inner.index().owned_bytes(owner)
     }
 
     /// Requests refused because of this bound, since the store was opened.

@@ -1,9 +1,10 @@
 //! Leases, quotas, and the payloads that are removed when room is short.
 
-use super::{files, open, payload, put, put_as};
+use super::earlier::{downgrade, forget};
+use super::{files, open, payload, put, put_as, stored};
 use std::fs;
 use std::time::{Duration, SystemTime};
-use stoq::limits::{BAD_SETS_LEN_MAX, STORE_FILE_BYTES};
+use stoq::limits::{BAD_SETS_LEN_MAX, STORE_FILE_BYTES, STORE_ROWS_BYTES};
 use stoq::record::ErrorCode;
 use stoq::seed::{Coverage, Holding, HoldingChange, Lease, Store, StoreConfig, StoreError};
 use stoq::shard::{Coding, Descriptor};
@@ -11,8 +12,8 @@ use stoq::tls::NodeId;
 use stoq::token::{AnyToken, SetToken, Token};
 use tempfile::TempDir;
 
-/// The blocks of a payload of 100,000 bytes, of its outboard and of its lease, and three files.
-const STORED: u64 = 25 * 4096 + 4096 + 4096 + 3 * STORE_FILE_BYTES;
+/// The blocks of a payload of 100,000 bytes and of its outboard, two files, and its rows.
+const STORED: u64 = 25 * 4096 + 4096 + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES;
 
 const ALICE: NodeId = NodeId([1; 32]);
 const BOB: NodeId = NodeId([2; 32]);
@@ -52,8 +53,8 @@ fn a_payload_whose_lease_is_over_is_removed_by_expire_and_not_before() {
     assert_eq!(store.usage_bytes(), 2 * STORED);
     assert_eq!(store.expire(u64::MAX), [AnyToken::from(numbered(2).1)]);
     assert_eq!(store.list(), [(numbered(3).1, 100_000)]);
-    // The store's lock, and the payload's three files.
-    assert_eq!(files(dir.path()).len(), 4);
+    store.sync_removals().unwrap();
+    assert_eq!(stored(dir.path()).len(), 2, "the payload's two files");
 }
 
 #[test]
@@ -83,7 +84,9 @@ fn leases_owners_and_kinds_outlast_the_process() {
 #[test]
 fn a_payload_of_an_older_store_is_kept_without_end_and_without_an_owner() {
     let dir = tempfile::tempdir().unwrap();
-    put_as(&open(&dir), &numbered(1).0, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
+    let store = open(&dir);
+    put_as(&store, &numbered(1).0, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
+    downgrade(dir.path(), store);
     let meta = files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == "meta"));
     fs::remove_file(meta.unwrap()).unwrap();
     fs::remove_dir(dir.path().join("sets")).unwrap();
@@ -96,13 +99,16 @@ fn a_payload_of_an_older_store_is_kept_without_end_and_without_an_owner() {
 fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
     let dir = tempfile::tempdir().unwrap();
     let (data, token) = numbered(1);
-    put_as(&open(&dir), &data, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
+    let store = open(&dir);
+    put_as(&store, &data, Lease::until(Some(5), Some(ALICE)), 0).unwrap();
+    downgrade(dir.path(), store);
     let paths = files(&dir.path().join("data"));
     let of = |kind: &str| paths.iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap();
     let contents = ["meta", "obao", "blob"].map(|kind| (of(kind), fs::read(of(kind)).unwrap()));
     // Files get their names in this order; a crash comes after each.
     for there in 0..=3 {
         paths.iter().for_each(|path| drop(fs::remove_file(path)));
+        forget(dir.path());
         contents[..there].iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
         // The blob has its temporary name until then.
         fs::write(dir.path().join(format!("tmp/{}.0.blob", token.hex())), b"").unwrap();
@@ -110,9 +116,10 @@ fn a_crash_before_the_payload_has_its_name_leaves_no_lease() {
         assert_eq!(is_held(&store, token), there == 3);
         assert_eq!(store.get(&token).unwrap().is_some(), there == 3);
         assert_eq!(store.owned_bytes(&ALICE), if there == 3 { STORED } else { 0 });
-        assert_eq!(files(&dir.path().join("data")).len(), if there == 3 { 3 } else { 0 });
+        assert_eq!(files(&dir.path().join("data")).len(), if there == 3 { 2 } else { 0 });
     }
     // A lease whose file is incomplete keeps its payload.
+    forget(dir.path());
     fs::write(of("meta"), b"{\"expires_s\":5,\"own").unwrap();
     let store = open(&dir);
     assert_eq!(store.lease(token), Some(Lease::default()));
@@ -141,8 +148,10 @@ fn putting_again_lengthens_a_lease_and_never_shortens_it() {
         put_as(&store, &data, asked, 0).unwrap();
         assert_eq!(store.lease(token), Some(then));
     }
-    assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (0, STORED));
+    assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (STORED, STORED), "each has its own");
     assert_eq!(store.usage_bytes(), STORED);
+    assert!(store.expire(105).is_empty());
+    assert_eq!((store.owned_bytes(&ALICE), store.owned_bytes(&BOB)), (0, STORED));
     drop(store);
     assert_eq!(open(&dir).lease(token), Some(Lease::until(Some(110), Some(BOB))));
 }
@@ -175,7 +184,7 @@ fn after_a_start_the_payload_written_last_counts_as_used_last() {
     for number in [1, 2, 3] {
         put_as(&store, &numbered(number).0, Lease::cached(None), 0).unwrap();
     }
-    drop(store);
+    downgrade(dir.path(), store);
     for (number, age_s) in [(1, 100), (2, 300), (3, 200)] {
         let hex = numbered(number).1.hex();
         let blob = files(dir.path()).into_iter().find(|path| path.ends_with(format!("{hex}.blob"))).unwrap();
@@ -231,11 +240,10 @@ fn a_peer_has_a_quota_of_its_own() {
     assert_eq!(store.owned_bytes(&ALICE), STORED);
     put_as(&store, &numbered(2).0, leased(200, ALICE), 0).unwrap();
     // Extending another peer's lease or a cached payload is no way around the quota.
-    for number in [3, 5] {
-        let error = store.extend(numbered(number).1, leased(300, ALICE)).unwrap_err();
+    for (number, until_s) in [(3, 300), (5, 300), (3, 150)] {
+        let error = store.extend(numbered(number).1, leased(until_s, ALICE)).unwrap_err();
         assert!(matches!(error, StoreError::PeerQuota { .. }), "{error}");
     }
-    assert!(store.extend(numbered(3).1, leased(150, ALICE)).unwrap(), "the lease is long enough already");
     // Leases of this peer that are over make room.
     put_as(&store, &numbered(6).0, leased(300, ALICE), 100).unwrap();
     assert!(!is_held(&store, numbered(1).1) && is_held(&store, numbered(3).1));

@@ -2,6 +2,8 @@
 
 mod clock;
 mod damage;
+mod database;
+mod earlier;
 #[path = "../data/mod.rs"]
 mod data;
 mod leases;
@@ -14,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use stoq::limits::STORE_FILE_BYTES;
+use stoq::limits::{STORE_FILE_BYTES, STORE_ROWS_BYTES};
 use stoq::record::ErrorCode;
 use stoq::seed::{Lease, MemoryPages, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
 use stoq::token::{
@@ -65,6 +67,11 @@ fn open(dir: &TempDir) -> Store {
 fn files(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// The files of payloads and sets, those that are being written among them.
+fn stored(dir: &Path) -> Vec<PathBuf> {
+    ["data", "sets", "tmp"].into_iter().flat_map(|name| files(&dir.join(name))).collect()
 }
 
 /// A file system of its own, if the test may mount one.
@@ -126,7 +133,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
         let mut writer = store.begin(Token::of(&data), data.len() as u64, Lease::default(), 0).unwrap();
         pieces[..written].iter().for_each(|piece| writer.write(piece).unwrap());
         drop(writer);
-        assert_eq!(files(dir.path()), [dir.path().join("lock")]);
+        assert_eq!(stored(dir.path()), Vec::<PathBuf>::new());
         assert_eq!(store.usage_bytes(), 0);
     }
 }
@@ -141,14 +148,13 @@ fn a_crash_leaves_the_whole_payload_or_nothing() {
         files(dir.path()).into_iter().find(|path| path.extension().is_some_and(|e| e == kind)).unwrap()
     });
     let (blob_bytes, obao_bytes) = (fs::read(&blob).unwrap(), fs::read(&obao).unwrap());
+    open(&dir).remove(token).unwrap();
     let tmp = dir.path().join("tmp");
 
-    // A crash while the files are written, or between the two renames. Until the second one, the blob has a temporary name.
+    // A crash while the files are written, or before the payload has its row. Until then they have temporary names.
     let written = tmp.join(format!("{}.0.blob", token.hex()));
     let outboard_written = tmp.join(format!("{}.0.obao", token.hex()));
-    for leftovers in [&[&written, &outboard_written][..], &[&obao, &written]] {
-        fs::remove_file(&blob).ok();
-        fs::remove_file(&obao).ok();
+    for leftovers in [&[&written, &outboard_written][..], &[&obao, &written], &[&obao, &blob, &written]] {
         for path in leftovers {
             let is_blob = path.extension().is_some_and(|extension| extension == "blob");
             fs::write(path, if is_blob { &blob_bytes } else { &obao_bytes }).unwrap();
@@ -156,12 +162,13 @@ fn a_crash_leaves_the_whole_payload_or_nothing() {
         let store = open(&dir);
         assert!(store.get(&token).unwrap().is_none());
         assert_eq!((store.usage_bytes(), store.list().len()), (0, 0));
-        assert_eq!(files(dir.path()), [dir.path().join("lock")]);
+        assert_eq!(stored(dir.path()), Vec::<PathBuf>::new());
     }
-    // A crash after both renames.
-    fs::write(&obao, &obao_bytes).unwrap();
-    fs::write(&blob, &blob_bytes).unwrap();
+    // A crash after it has.
+    put(&open(&dir), &data).unwrap();
+    fs::write(&written, &blob_bytes).unwrap();
     assert!(open(&dir).get(&token).unwrap().is_some());
+    assert_eq!(files(&tmp), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -202,7 +209,7 @@ fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
         thread.join().unwrap().unwrap();
     }
     let once = store.usage_bytes();
-    assert_eq!(once, 25 * 4096 + 4096 + 4096 + 3 * STORE_FILE_BYTES);
+    assert_eq!(once, 25 * 4096 + 4096 + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES);
     assert!(store.remove(token).unwrap() && !store.remove(token).unwrap());
     assert_eq!(store.usage_bytes(), 0);
 }
@@ -237,25 +244,26 @@ fn a_full_capacity_is_an_error_before_anything_is_written() {
 
 #[test]
 fn a_full_disk_is_an_error_before_anything_is_written() {
-    let disk = SmallDisk::mount("1m");
+    let disk = SmallDisk::mount("8m");
     let dir = tempfile::tempdir().unwrap();
     // If no file system may be mounted, one payload is longer than any disk.
     let (path, length) = match &disk {
-        Some(disk) => (disk.dir.path(), 2 << 20),
+        Some(disk) => (disk.dir.path(), 16 << 20),
         None => (dir.path(), 1 << 50),
     };
     let store = Store::open(path, StoreConfig::default()).unwrap();
     let error = store.begin(Token::of(b"long"), length, Lease::default(), 0).unwrap_err();
-    assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+    let StoreError::DiskFull { available_bytes, .. } = error else { panic!("{error}") };
     assert_eq!(error.code(), ErrorCode::Quota);
     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-    assert_eq!(files(path), [path.join("lock")]);
+    assert_eq!(stored(path), Vec::<PathBuf>::new());
     assert_eq!(store.usage_bytes(), 0);
     if disk.is_some() {
         // Each of the two would fit alone, but not both.
-        let _first = store.begin(Token::of(b"a"), 600_000, Lease::default(), 0).unwrap();
+        let length = available_bytes * 6 / 10;
+        let _first = store.begin(Token::of(b"a"), length, Lease::default(), 0).unwrap();
         assert!(matches!(
-            store.begin(Token::of(b"b"), 600_000, Lease::default(), 0),
+            store.begin(Token::of(b"b"), length, Lease::default(), 0),
             Err(StoreError::DiskFull { .. })
         ));
         assert_eq!(files(&path.join("tmp")).len(), 0, "no byte is proven yet");
@@ -265,7 +273,7 @@ fn a_full_disk_is_an_error_before_anything_is_written() {
 #[test]
 #[allow(clippy::print_stderr, reason = "the output must show that the test proved nothing")]
 fn a_read_only_store_serves_and_returns_the_reason_why_it_keeps_nothing() {
-    let Some(disk) = SmallDisk::mount("1m") else {
+    let Some(disk) = SmallDisk::mount("8m") else {
         eprintln!("skipped: no file system may be mounted here");
         return;
     };

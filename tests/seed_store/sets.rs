@@ -1,6 +1,7 @@
 //! Lanes of sets, in files of their own or as payloads.
 
-use super::{files, open, payload, pieces, pieces_of, put, put_as};
+use super::earlier::downgrade;
+use super::{files, open, payload, pieces, pieces_of, put, put_as, stored};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -97,7 +98,7 @@ impl Sharded {
 
 fn kinds(dir: &TempDir) -> Vec<String> {
     let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-    let mut kinds: Vec<_> = files(dir.path())
+    let mut kinds: Vec<_> = stored(dir.path())
         .into_iter()
         .filter_map(|path| Some(name(path).split_once('.')?.1.to_owned()))
         .collect();
@@ -145,7 +146,7 @@ fn a_blob_put_whole_is_a_payload() {
     let sharded = Sharded::new();
     let store = open(&dir);
     sharded.put(&store, "0-4", Lease::default(), 0).unwrap();
-    assert_eq!(kinds(&dir), ["blob", "meta", "meta", "obao", "parity", "parity.obao", "set"]);
+    assert_eq!(kinds(&dir), ["blob", "obao", "parity", "parity.obao"]);
     sharded.check(&store, "0-4");
     let held = store.get(&sharded.descriptor.content()).unwrap().unwrap();
     let mut read = vec![0; sharded.content.len()];
@@ -165,7 +166,7 @@ fn lanes_that_complete_a_blob_become_a_payload() {
     let before = store.get_set(&sharded.descriptor.set_token()).unwrap().unwrap();
     sharded.put(&store, "2-3,5", Lease::cached(None), 0).unwrap();
     sharded.check(&store, "0-5");
-    assert_eq!(kinds(&dir), ["blob", "blob", "meta", "meta", "meta", "obao", "obao", "set"]);
+    assert_eq!(kinds(&dir), ["blob", "blob", "obao", "obao"]);
     let whole = put(&open(&tempfile::tempdir().unwrap()), &sharded.content).unwrap();
     let held = store.get(&sharded.descriptor.content()).unwrap().unwrap();
     assert_eq!(held.outboard().as_bytes(), whole.outboard().as_bytes());
@@ -235,6 +236,7 @@ fn sets_expire_and_make_room_like_payloads() {
     let mut gone = store.expire(100);
     gone.sort();
     assert_eq!(gone, [AnyToken::from(sharded.descriptor.content()), set]);
+    store.sync_removals().unwrap();
     assert_eq!((store.usage_bytes(), kinds(&dir).len()), (0, 0));
     drop(store);
 
@@ -418,6 +420,7 @@ fn threads_that_put_read_and_remove_at_once_agree_in_the_end() {
     let store = open(&dir);
     assert_eq!(store.usage_bytes(), usage_bytes);
     store.expire(u64::MAX);
+    store.sync_removals().unwrap();
     assert_eq!((store.usage_bytes(), kinds(&dir).len()), (0, 0));
 }
 
@@ -472,7 +475,7 @@ fn crashed(before: &Path, after: &Path, steps: &[&[&str]], done: usize) -> TempD
 }
 
 #[test]
-fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
+fn a_crash_of_an_earlier_version_at_any_step_leaves_the_old_lanes_or_the_new() {
     let sharded = Sharded::new();
     let states = ["", "1", "0-1", "0-1,4", "0-4"].map(|lanes| {
         let dir = tempfile::tempdir().unwrap();
@@ -483,7 +486,7 @@ fn a_crash_at_any_step_leaves_the_old_lanes_or_the_new() {
             sharded.put(&store, &lane.to_string(), Lease::until(Some(100), None), 0).unwrap();
             so_far.push(lane);
         }
-        drop(store);
+        downgrade(dir.path(), store);
         dir
     });
     let lanes_files: [&[&str]; 4] = [
@@ -535,9 +538,10 @@ fn a_crash_while_lanes_become_a_payload_is_no_damage_at_a_later_start() {
         for lane in lanes.iter() {
             sharded.put(&store, &lane.to_string(), Lease::default(), 0).unwrap();
         }
+        downgrade(dir.path(), store);
         dir
     });
-    // The payload has its names, and the set still claims its lanes.
+    // A version before the database was stopped. The payload has its names, and the set still claims its lanes.
     let dir = crashed(before.path(), after.path(), &[&["data/meta", "data/obao", "data/blob"]], 1);
     for _ in 0..3 {
         let store = open(&dir);
@@ -571,7 +575,7 @@ fn lanes_that_a_payload_gives_meanwhile_are_charged_where_they_take_blocks() {
     writer.commit().unwrap();
     sharded.check(&store, "0-3");
     let taken_bytes: u64 =
-        files(dir.path()).iter().map(|path| fs::metadata(path).unwrap().blocks() * 512).sum();
+        stored(dir.path()).iter().map(|path| fs::metadata(path).unwrap().blocks() * 512).sum();
     assert!(store.usage_bytes() >= taken_bytes, "{} of {taken_bytes} bytes are charged", store.usage_bytes());
 }
 

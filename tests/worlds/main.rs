@@ -7,6 +7,9 @@
 //! number that the run passes. Only checks run on a thread of the store, and the run waits for each.
 
 mod disk;
+#[path = "../seed_store/earlier.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod earlier;
 #[path = "../forged/mod.rs"]
 mod forged;
 mod samples;

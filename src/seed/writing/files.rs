@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Two files that take verified pieces in any order. They are made with the first piece, and take blocks of the disk as they are written.
-/// Dropping them removes them, unless they were renamed.
+/// Dropping them removes these names; files that were placed have others.
 #[derive(Debug)]
 pub(super) struct NewFiles {
     disk: StoreDisk,
@@ -124,6 +124,13 @@ impl NewFiles {
         Ok(())
     }
 
+    /// Keeps the files when this is dropped; returns their names.
+    pub(super) fn leave(&mut self) -> Vec<PathBuf> {
+        let blob = self.blob.take().map(|_| self.blob_path.clone());
+        let outboard = self.outboard.take().map(|_| self.outboard_path.clone());
+        blob.into_iter().chain(outboard).collect()
+    }
+
     pub(super) fn check_complete(&self) -> Result<(), StoreError> {
         let (written_bytes, length) = (self.written_bytes(), self.selected_bytes);
         if written_bytes == length { Ok(()) } else { Err(StoreError::Incomplete { written_bytes, length }) }
@@ -161,7 +168,7 @@ impl NewFiles {
 
 impl Drop for NewFiles {
     fn drop(&mut self) {
-        // After a rename nothing has these names. A file that cannot be removed is removed when the store is next opened.
+        // A file that cannot be removed is removed when the store is next opened.
         if self.blob.is_some() {
             let _ = self.disk.0.remove(&self.blob_path);
         }

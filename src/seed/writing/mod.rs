@@ -5,6 +5,7 @@ mod payload;
 mod set;
 
 pub use payload::PayloadWriter;
+pub(in crate::seed) use payload::PlacedPayload;
 pub use set::SetWriter;
 
 use super::{Lease, Store, StoreError};
@@ -104,6 +105,17 @@ impl Writing {
         }
     }
 
+    /// Begins to make it durable: payloads that are placed one after the other become so by one commit.
+    pub(in crate::seed) fn place(self, store: &Store, now_s: u64) -> Placed {
+        match self {
+            Self::Payload(writer) => match writer.place() {
+                Ok(placed) => Placed::Payload(Box::new(placed)),
+                Err(error) => Placed::Over(Err(error)),
+            },
+            writing => Placed::Over(writing.commit(store, now_s)),
+        }
+    }
+
     /// Makes it durable. Returns the token that is then held, and its payload bytes.
     pub(in crate::seed) fn commit(self, store: &Store, now_s: u64) -> Committed {
         match self {
@@ -139,6 +151,21 @@ impl Writing {
                 }
                 Ok((token, bytes))
             }
+        }
+    }
+}
+
+/// A write whose commit has begun.
+pub(in crate::seed) enum Placed {
+    Payload(Box<PlacedPayload>),
+    Over(Committed),
+}
+
+impl Placed {
+    pub(in crate::seed) fn finish(self) -> Committed {
+        match self {
+            Self::Payload(placed) => placed.finish().map(|held| (held.token().into(), held.length())),
+            Self::Over(committed) => committed,
         }
     }
 }

@@ -2,17 +2,16 @@
 
 use super::files::NewFiles;
 use crate::limits::PAYLOAD_BYTES_MAX;
-use crate::seed::accounts::Need;
+use crate::seed::accounts::{Need, StoreAccount};
 use crate::seed::disk::parent;
+use crate::seed::entry::EntryBody;
 use crate::seed::error::StoreError;
-use crate::seed::index::EntryBody;
 use crate::seed::inner::Inner;
-use crate::seed::layout::{BLOB, OUTBOARD};
+use crate::seed::layout::{self, BLOB, OUTBOARD};
 use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenPayload;
 use crate::seed::reservation::Reservation;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece};
-use std::io;
 use std::sync::Arc;
 
 /// Takes a payload's verified pieces in any order and keeps the payload once all are there. Dropped before
@@ -86,61 +85,107 @@ impl PayloadWriter {
         self.files.check_complete()
     }
 
-    /// Makes the payload durable, then visible: once this returns, a crash does not lose it. If it was held already,
-    /// it keeps the longer of the two leases.
+    /// Makes the payload durable: once this returns, a crash does not lose it. If it was held already, its owner keeps the longer of both leases.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::Foreign`] for an empty payload with another token than that of no
-    /// bytes, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. The payload is then not kept, unless it was held before.
-    pub fn commit(mut self) -> Result<OpenPayload, StoreError> {
+    /// bytes, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. The payload may be held nevertheless, if the disk failed last.
+    pub fn commit(self) -> Result<OpenPayload, StoreError> {
+        self.place()?.finish()
+    }
+
+    /// Gives the files their names and the payload its rows. It is held from now on, and durable once [`PlacedPayload::finish`] returns: several
+    /// are made so by one commit.
+    pub(in crate::seed) fn place(mut self) -> Result<PlacedPayload, StoreError> {
         let length = self.files.length();
         if length == 0 && self.token != Token::of(b"") {
             // No piece arrived that could have been checked.
             return Err(StoreError::Foreign { offset: 0, length });
         }
         self.files.check_complete()?;
+        self.store.catch_up()?;
         self.reserved.cover_all()?;
         self.files.sync()?;
+        self.store.sync_temporary()?;
         let any = AnyToken::from(self.token);
-        let one = self.store.change();
-        let before = self.store.index().get(&any).copied();
-        // A payload that was set aside for its damage gets its earlier lease back.
-        let lease = before.map(|entry| entry.lease).or_else(|| self.store.damage().lease_of(&any));
-        let asked = self.store.granted(self.lease);
-        let lease = lease.map_or(asked, |lease| self.store.joined(lease, asked));
-        if let Err(error) = self.place(lease) {
-            if before.is_none() {
-                self.store.discard(&self.token)?;
-            }
+        let store = self.store.clone();
+        let one = store.change();
+        if let Err(error) = self.place_files() {
+            // Some may have their names. They go with the next commit, if nothing else claims them by then.
+            store.give_up_files(&any, &mut self.files);
             return Err(error);
         }
+        self.grant(length);
+        // While the lock is held: no other thread can remove it before it is opened.
+        let held = store.get(&self.token);
+        drop(one);
+        Ok(PlacedPayload { store, token: self.token, held, files: self.files })
+    }
+
+    /// Inserts the payload with its lease, and with those that it had before it was damaged.
+    fn grant(&mut self, length: u64) {
+        let any = AnyToken::from(self.token);
+        let earlier = self.store.damage().leases_of(&any);
+        let asked = self.store.granted(self.lease);
+        let same = earlier.iter().find(|held| StoreAccount::of(held) == StoreAccount::of(&asked));
+        let lease = match same {
+            Some(held) if self.store.index().get(&any).is_none() => self.store.joined(*held, asked),
+            _ => self.store.to_grant(&any, asked),
+        };
         {
             let mut index = self.store.index();
             self.reserved.settle(&mut index);
             let bytes = index.blocks.payload(length);
-            index.insert(any, lease, bytes, EntryBody::Payload { length });
+            let leases = earlier.into_iter().chain([lease]);
+            leases.for_each(|lease| index.insert(any, lease, bytes, EntryBody::Payload { length }));
         }
-        self.store.pending().remove(&self.token);
         self.store.damage().forget(&any);
-        // While the lock is held: no other thread can remove it before it is opened.
-        let missing = || StoreError::io("open", &self.store.file(&any, BLOB), io::ErrorKind::NotFound.into());
-        let held = self.store.get(&self.token)?.ok_or_else(missing);
-        drop(one);
-        held
     }
 
-    /// Gives the files their names: first the lease, last the payload. One sync makes them all durable: what a crash leaves of them without
-    /// the payload has a file in `tmp` beside it, and is known as a leftover.
-    fn place(&self, lease: Lease) -> Result<(), StoreError> {
+    /// One sync makes the names durable. What a crash leaves of them without a row has a name in `tmp`.
+    fn place_files(&self) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         let (disk, blob) = (&self.store.disk, self.store.file(&any, BLOB));
         disk.make_directory(parent(&blob))?;
-        self.store.place_lease(&any, lease, Some(self.files.length()))?;
         if self.files.outboard.is_some() {
-            disk.rename(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
+            self.store.place_file(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
         }
-        // The commit point.
-        disk.rename(&self.files.blob_path, &blob)?;
+        self.store.place_file(&self.files.blob_path, &blob)?;
         disk.sync_directory(parent(&blob))
+    }
+}
+
+/// A payload that is held and may not be durable yet.
+#[derive(Debug)]
+pub(in crate::seed) struct PlacedPayload {
+    store: Arc<Inner>,
+    token: Token,
+    held: Result<Option<OpenPayload>, StoreError>,
+    /// Their first names go when this is dropped.
+    files: NewFiles,
+}
+
+impl PlacedPayload {
+    pub(in crate::seed) fn finish(mut self) -> Result<OpenPayload, StoreError> {
+        if let Err(error) = self.store.commit() {
+            self.store.leave_names(&mut self.files);
+            return Err(error);
+        }
+        self.held?.ok_or_else(|| StoreError::Went(self.token.into()))
+    }
+}
+
+impl Inner {
+    /// Leaves files that were placed to the next commit: it removes those that nothing claims.
+    pub(super) fn give_up_files(&self, token: &AnyToken, files: &mut NewFiles) {
+        self.index().forget_files(layout::kinds(token).iter().map(|kind| layout::path(token, kind)));
+        self.leave_names(files);
+    }
+
+    /// Leaves the first names of files to the next commit: until then they tell of the files.
+    pub(super) fn leave_names(&self, files: &mut NewFiles) {
+        let names = files.leave();
+        let names = names.iter().filter_map(|path| path.strip_prefix(&self.dir).ok()?.to_str());
+        self.index().forget_files(names.map(str::to_owned));
     }
 }

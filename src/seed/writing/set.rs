@@ -5,10 +5,10 @@ use super::payload::PayloadWriter;
 use crate::limits::GROUP_BYTES;
 use crate::seed::accounts::Need;
 use crate::seed::disk::{StoreDisk, parent, write_error};
+use crate::seed::entry::{EntryBody, SetBody};
 use crate::seed::error::StoreError;
-use crate::seed::index::{EntryBody, SetBody};
-use crate::seed::inner::{Changing, Inner};
-use crate::seed::layout::{self, BLOB, OUTBOARD, SET};
+use crate::seed::inner::{Changing, Inner, Mark};
+use crate::seed::layout::{self, BLOB, OUTBOARD};
 use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenSet;
 use crate::seed::reservation::Reservation;
@@ -161,14 +161,15 @@ impl SetWriter {
         }
     }
 
-    /// Makes the lanes durable, then visible: once this returns, a crash does not lose them. Lanes that were held before stay
-    /// held meanwhile. The set keeps the longer of its lease and this one.
+    /// Makes the lanes durable: once this returns, a crash does not lose them. Lanes that were held before stay held meanwhile. The owner keeps the
+    /// longer of its lease of the set and this one.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] if bytes are missing, [`StoreError::LanesWent`] if lanes that were held at the beginning
-    /// no longer are, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then; a blob
+    /// no longer are, [`StoreError::DiskFull`] or [`StoreError::Io`] if the disk fails. No lanes are added then, unless the disk failed last; a blob
     /// that was written whole may be held as a payload.
     pub fn commit(mut self) -> Result<OpenSet, StoreError> {
+        self.store.catch_up()?;
         self.reserved.cover_all()?;
         for new in &mut self.parts {
             match &mut new.target {
@@ -180,6 +181,7 @@ impl SetWriter {
                 }
             }
         }
+        self.store.sync_temporary()?;
         let mut new_lanes: SmallVec<[(Part, NewFiles, Reservation); 2]> = SmallVec::new();
         for NewPart { part, target } in std::mem::take(&mut self.parts) {
             match target {
@@ -187,17 +189,34 @@ impl SetWriter {
                 Target::Lanes(files, reserved) => new_lanes.push((part, files, reserved)),
             }
         }
-        let added = self.add(&mut new_lanes);
+        let mut marks = Vec::new();
+        let added = self.add(&mut new_lanes, &mut marks);
         if added.is_err() {
             self.charge();
+        }
+        let committed = match (&added, marks.is_empty()) {
+            (Ok(_), true) => self.store.commit(),
+            _ => self.store.sync_removals(),
+        };
+        if let Err(error) = committed {
+            // Until the rows are durable the names in `tmp` tell of the files.
+            new_lanes.iter_mut().for_each(|(_, files, _)| self.store.leave_names(files));
+            marks.into_iter().for_each(|mark| self.store.leave_mark(mark));
+            return added.and(Err(error));
         }
         added
     }
 
     /// Adds the written lanes to the set.
-    fn add(&mut self, new_lanes: &mut [(Part, NewFiles, Reservation)]) -> Result<OpenSet, StoreError> {
+    fn add(
+        &mut self,
+        new_lanes: &mut [(Part, NewFiles, Reservation)],
+        marks: &mut Vec<Mark>,
+    ) -> Result<OpenSet, StoreError> {
         let store = self.store.clone();
+        let any = AnyToken::from(self.token);
         for _ in 0..COMMIT_TRIES_MAX {
+            store.settle(&any)?;
             let before = store.index().set(&self.token);
             // Without the lock: written bytes that no set claims do no harm, even if the set is removed meanwhile.
             for (part, files, _) in new_lanes.iter() {
@@ -210,8 +229,10 @@ impl SetWriter {
             if now.map(|set| set.generation) != before.map(|set| set.generation) {
                 continue;
             }
-            if let Err(error) = self.place(&one, before, new_lanes) {
-                self.discard(before)?;
+            if let Err(error) = self.place(&one, before, new_lanes, marks) {
+                // Files that the set does not claim go with the next commit.
+                new_lanes.iter_mut().for_each(|(_, files, _)| store.give_up_files(&any, files));
+                marks.drain(..).for_each(|mark| store.leave_mark(mark));
                 return Err(error);
             }
             // While the lock is held: no other thread can remove them before they are opened.
@@ -229,7 +250,7 @@ impl SetWriter {
         let Some(set) = self.store.index().set(&self.token) else { return };
         let bytes = self.store.set_bytes(&set.descriptor, set.own);
         let mut index = self.store.index();
-        if let Some(entry) = index.get(&any).copied() {
+        if let Some(entry) = index.get(&any) {
             index.insert(any, entry.lease, bytes, entry.body);
         }
     }
@@ -273,12 +294,13 @@ impl SetWriter {
         }
     }
 
-    /// Claims the lanes. At every step the files hold the lanes that the `.set` file on disk claims.
+    /// Claims the lanes.
     fn place(
         &mut self,
         one: &Changing<'_>,
         before: Option<SetBody>,
         new_lanes: &mut [(Part, NewFiles, Reservation)],
+        marks: &mut Vec<Mark>,
     ) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
         let (whole, whole_blobs) = {
@@ -291,105 +313,93 @@ impl SetWriter {
         if !own.union(whole).contains_all(self.lanes) {
             return Err(self.went(own.union(whole)));
         }
-        let lease = {
-            let held = self.store.index().get(&any).map(|entry| entry.lease);
-            let held = held.or_else(|| self.store.damage().lease_of(&any));
-            let asked = self.store.granted(self.lease);
-            held.map_or(asked, |held| self.store.joined(held, asked))
-        };
+        let asked = self.store.granted(self.lease);
+        // The set relies on its blobs: they have all leases that it has.
+        let mut leases = self.store.damage().leases_of(&any);
+        leases.extend(self.store.index().leases(&any));
+        leases.push(self.store.to_grant(&any, asked));
         for (blob, _) in whole_blobs {
-            self.store.join(one, &blob.into(), lease)?;
+            leases.iter().try_for_each(|lease| self.store.join(one, &blob.into(), *lease))?;
         }
-        let _mark = self.store.mark(&any)?;
-        let set_path = self.store.file(&any, SET);
-        self.store.disk.make_directory(parent(&set_path))?;
         let claimed = layout::parts_of(&self.descriptor, own);
-        for (part, files, _) in new_lanes.iter() {
-            let (kind, outboard_kind) = layout::lane_kinds(part.blob);
-            if !claims(before.as_ref(), part.blob) && claimed.iter().any(|claim| claim.blob == part.blob) {
-                self.store.disk.rename(&files.outboard_path, &self.store.file(&any, outboard_kind))?;
-                self.store.disk.rename(&files.blob_path, &self.store.file(&any, kind))?;
-            }
-        }
+        self.place_files(before.as_ref(), &claimed, new_lanes)?;
         let mut promoted = SmallVec::<[Part; 2]>::new();
         for part in claimed {
             if part.bytes == part.length && !self.store.index().has_payload(&part.token, part.length) {
-                self.promote(&part, lease)?;
+                marks.push(self.promote(&part)?);
                 own = own.without(layout::lanes_of(&self.descriptor, part.blob));
                 promoted.push(part);
             }
         }
-        self.store.place_lease(&any, lease, None)?;
-        // The commit point. Its sync makes the names of the lease and of the claimed files durable too.
-        self.store.write_small(&any, SET, &layout::emit_set(&self.descriptor, own))?;
         let bytes = self.store.set_bytes(&self.descriptor, own);
-        {
-            let mut index = self.store.index();
-            self.reserved.settle(&mut index);
-            new_lanes.iter_mut().for_each(|(_, _, reserved)| reserved.settle(&mut index));
-            let body = SetBody { descriptor: self.descriptor, own, generation: index.next_generation() };
-            for part in &promoted {
-                let bytes = index.blocks.payload(part.length);
-                index.insert(part.token.into(), lease, bytes, EntryBody::Payload { length: part.length });
+        let mut index = self.store.index();
+        self.reserved.settle(&mut index);
+        new_lanes.iter_mut().for_each(|(_, _, reserved)| reserved.settle(&mut index));
+        let body = SetBody { descriptor: self.descriptor, own, generation: index.next_generation() };
+        for part in &promoted {
+            let bytes = index.blocks.payload(part.length);
+            for lease in &leases {
+                index.insert(part.token.into(), *lease, bytes, EntryBody::Payload { length: part.length });
             }
+            // The names that the files had before they became a payload.
+            let (kind, outboard_kind) = layout::lane_kinds(part.blob);
+            index.forget_files([kind, outboard_kind].map(|kind| layout::path(&any, kind)));
+        }
+        for lease in leases {
             index.insert(any, lease, bytes, EntryBody::Set(body));
         }
-        self.remove_first_names(&promoted)
+        drop(index);
+        self.store.damage().forget(&any);
+        Ok(())
     }
 
-    /// Removes the names that files had before they became payloads, durably: a crash that brought them back when their payload is gone would leave
-    /// nothing that tells where they came from.
-    fn remove_first_names(&self, promoted: &[Part]) -> Result<(), StoreError> {
+    /// Gives the files of lanes their names, where the set has no such files yet.
+    fn place_files(
+        &self,
+        before: Option<&SetBody>,
+        claimed: &[Part],
+        new_lanes: &[(Part, NewFiles, Reservation)],
+    ) -> Result<(), StoreError> {
         let any = AnyToken::from(self.token);
-        for part in promoted {
+        let mut directory = None;
+        for (part, files, _) in new_lanes {
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);
-            self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
-            self.store.disk.remove_if_there(&self.store.file(&any, outboard_kind))?;
-        }
-        if promoted.is_empty() {
-            Ok(())
-        } else {
-            self.store.disk.sync_directory(parent(&self.store.file(&any, SET)))
-        }
-    }
-
-    /// Removes the files that a failed [`SetWriter::place`] left: those that the set did not claim before, and the whole set if it
-    /// was not held. If the `.set` file on disk claims them already, the next opening of the store corrects that.
-    fn discard(&self, before: Option<SetBody>) -> Result<(), StoreError> {
-        let any = AnyToken::from(self.token);
-        if before.is_none() {
-            layout::SET_KINDS
-                .iter()
-                .try_for_each(|kind| self.store.disk.remove_if_there(&self.store.file(&any, kind)))?;
-        }
-        for blob in [Blob::Content, Blob::Parity] {
-            if !claims(before.as_ref(), blob) {
-                let (kind, outboard_kind) = layout::lane_kinds(blob);
-                self.store.disk.remove_if_there(&self.store.file(&any, kind))?;
-                self.store.disk.remove_if_there(&self.store.file(&any, outboard_kind))?;
+            if !claims(before, part.blob) && claimed.iter().any(|claim| claim.blob == part.blob) {
+                let path = self.store.file(&any, kind);
+                self.store.disk.make_directory(parent(&path))?;
+                if files.outboard.is_some() {
+                    self.store.place_file(&files.outboard_path, &self.store.file(&any, outboard_kind))?;
+                }
+                self.store.place_file(&files.blob_path, &path)?;
+                directory = Some(parent(&path).to_owned());
             }
         }
-        Ok(())
+        directory.map_or(Ok(()), |directory| self.store.disk.sync_directory(&directory))
     }
 
     /// Gives the set's files of a complete blob a second name, as a payload. They keep the first name until the set
     /// no longer claims them.
-    fn promote(&self, part: &Part, lease: Lease) -> Result<(), StoreError> {
+    fn promote(&self, part: &Part) -> Result<Mark, StoreError> {
         let (set, payload) = (AnyToken::from(self.token), AnyToken::from(part.token));
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let blob = self.store.file(&payload, BLOB);
-        let _mark = self.store.mark(&payload)?;
+        let mark = self.store.mark(&payload)?;
         let disk = &self.store.disk;
         let place = || {
             disk.make_directory(parent(&blob))?;
-            self.store.place_lease(&payload, lease, Some(part.length))?;
             if outboard_bytes(part.length) > 0 {
                 disk.link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
             }
             disk.link(&self.store.file(&set, kind), &blob)?;
             disk.sync_directory(parent(&blob))
         };
-        place().or_else(|error| self.store.discard(&part.token).and(Err(error)))
+        if let Err(error) = place() {
+            let paths = [BLOB, OUTBOARD].map(|kind| layout::path(&payload, kind));
+            self.store.index().forget_files(paths);
+            self.store.leave_mark(mark);
+            return Err(error);
+        }
+        Ok(mark)
     }
 }
 

@@ -1,0 +1,140 @@
+//! A store with many payloads: what a start costs, how long a look-up takes, and how many small payloads become durable in a second, beside
+//! what the disk's own syncs allow.
+//!
+//! `cargo bench -p stoq --bench store [-- HELD [PUTS [DIRECTORY]]]` fills a store with HELD payloads of 8 bytes (100,000) in DIRECTORY (the system's
+//! directory of temporary files), and prints
+//!
+//! - the time of the next open and the resident memory after it;
+//! - times of look-ups of random tokens, as LOCATE and `stat` make them;
+//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads, and the syncs a second of a file on the same disk, to which as many bytes
+//!   are written before each as one commit takes, before and after them.
+//!
+//! Figures are of this machine and its disk, and of what else it does meanwhile.
+
+#![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use stoq::seed::{Lease, Store, StoreConfig, StoreError};
+use stoq::token::{Token, VerifiedPiece};
+
+const THREADS_LEN: u64 = 64;
+const PUT_BYTES: usize = 4096;
+const LOOKUPS_LEN: u64 = 100_000;
+/// How long syncs are counted.
+const SYNC_SPAN: Duration = Duration::from_secs(3);
+
+fn put(store: &Store, bytes: Vec<u8>) -> Result<(), StoreError> {
+    let token = Token::of(&bytes);
+    let lease = Lease::until(Some(4_000_000_000), None);
+    let mut writer = store.begin(token, bytes.len() as u64, lease, 0)?;
+    writer.write(&VerifiedPiece { offset: 0, data: bytes.into(), proofs: Vec::new() })?;
+    writer.commit().map(drop)
+}
+
+/// Puts payloads from many threads; returns the time.
+fn put_all(store: &Store, count: u64, bytes: impl Fn(u64) -> Vec<u8> + Sync) -> Result<Duration, StoreError> {
+    let (next, begun) = (AtomicU64::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        let one = || {
+            loop {
+                let number = next.fetch_add(1, Relaxed);
+                if number >= count {
+                    return Ok(());
+                }
+                put(store, bytes(number))?;
+            }
+        };
+        let threads: Vec<_> = (0..THREADS_LEN).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
+    })?;
+    Ok(begun.elapsed())
+}
+
+/// Syncs a second, each after a write of this many bytes.
+fn syncs_per_s(directory: &Path, bytes: usize) -> io::Result<f64> {
+    let path = directory.join("syncs");
+    let file = File::create(&path)?;
+    let data = vec![0x5a; bytes];
+    let (begun, mut syncs) = (Instant::now(), 0u64);
+    while begun.elapsed() < SYNC_SPAN {
+        file.write_all_at(&data, syncs % 16 * bytes as u64)?;
+        file.sync_data()?;
+        syncs += 1;
+    }
+    let rate = syncs as f64 / begun.elapsed().as_secs_f64();
+    fs::remove_file(path)?;
+    Ok(rate)
+}
+
+fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let held: u64 = arguments.next().map_or(Ok(100_000), |text| text.parse())?;
+    let puts: u64 = arguments.next().map_or(Ok(20_000), |text| text.parse())?;
+    let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    let directory = tempfile::tempdir_in(parent)?;
+    let path = directory.path().join("store");
+    let config = StoreConfig { capacity_entries: Some(1 << 32), ..StoreConfig::default() };
+    let store = Store::open(&path, config)?;
+    let took = put_all(&store, held, |number| number.to_be_bytes().to_vec())?;
+    println!("{held} payloads of 8 bytes are put in {:.1} s by {THREADS_LEN} threads", took.as_secs_f64());
+    drop(store);
+    let database = fs::metadata(path.join("store.redb"))?.len();
+    println!("the database has {:.1} MB, {} bytes a payload", database as f64 / 1e6, database / held.max(1));
+
+    let before = resident_bytes();
+    let begun = Instant::now();
+    let store = Store::open(&path, config)?;
+    let opened = begun.elapsed();
+    let resident = resident_bytes();
+    println!(
+        "it opens in {:.1} ms; resident are {:.1} MB before and {:.1} MB after",
+        opened.as_secs_f64() * 1e3,
+        before as f64 / 1e6,
+        resident as f64 / 1e6
+    );
+    let mut times = Vec::with_capacity(LOOKUPS_LEN as usize);
+    let mut number = 1u64;
+    for _ in 0..LOOKUPS_LEN {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let token = Token::of(&((number >> 33) % held.max(1)).to_be_bytes()).into();
+        let begun = Instant::now();
+        let found = store.holding(&token).is_some();
+        times.push(begun.elapsed());
+        assert!(found || held == 0);
+    }
+    times.sort_unstable();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
+    println!(
+        "a look-up takes {:.1} us at p50, {:.1} us at p99; {:.1} MB are resident",
+        at(0.5),
+        at(0.99),
+        resident_bytes() as f64 / 1e6
+    );
+
+    let batch = THREADS_LEN as usize * PUT_BYTES;
+    let first = syncs_per_s(directory.path(), batch)?;
+    let took = put_all(&store, puts, |number| {
+        let mut bytes = vec![0x51; PUT_BYTES];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        bytes
+    })?;
+    let last = syncs_per_s(directory.path(), batch)?;
+    let rate = puts as f64 / took.as_secs_f64();
+    println!("{puts} payloads of 4 KiB: {rate:.0} a second");
+    println!(
+        "syncs of {batch} bytes on this disk: {first:.0} a second before, {last:.0} after; a put takes {:.3} of one",
+        (first + last) / 2.0 / rate
+    );
+    Ok(())
+}

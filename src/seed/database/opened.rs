@@ -1,0 +1,247 @@
+//! The file `store.redb`, open, and what one commit left in it.
+
+use super::backend::DatabaseFile;
+use super::table::{Changes, StoreTable};
+use crate::limits::DATABASE_CACHE_BYTES;
+use crate::seed::disk::{StoreDisk, parent, write_error};
+use crate::seed::error::StoreError;
+use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
+use std::fmt::{self, Debug, Formatter};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// The name of the file.
+pub(in crate::seed) const DATABASE: &str = "store.redb";
+/// The version of the tables and of what their rows hold.
+const LAYOUT: u32 = 1;
+/// The row of the layout's version.
+const LAYOUT_ROW: &[u8] = b"layout";
+
+/// All rows at one commit. It may be read without any lock.
+pub(super) struct Snapshot([ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTable::ALL.len()]);
+
+impl Debug for Snapshot {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
+/// How the database's file is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DatabaseAccess {
+    /// It is read and written.
+    Write,
+    /// It is read. What is written stays in memory, and is lost when the store is closed: a disk may be full, broken or read-only.
+    Read,
+}
+
+/// The database, open.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    disk: StoreDisk,
+    opened: Arc<redb::Database>,
+    /// Cleared before the file is opened anew: what is left of the earlier one then changes nothing more.
+    alive: Arc<AtomicBool>,
+    access: DatabaseAccess,
+    snapshot: Arc<Snapshot>,
+}
+
+fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
+}
+
+impl Database {
+    /// Opens the database of the store in `dir`, and makes it if it is missing. A new one has its name once it is whole.
+    pub(super) fn open(dir: &Path, disk: &StoreDisk, access: DatabaseAccess) -> Result<Self, StoreError> {
+        let path = dir.join(DATABASE);
+        let exists = path.try_exists().map_err(|error| StoreError::io("look for", &path, error))?;
+        if exists && std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) {
+            // It has had rows: they were lost.
+            return Err(StoreError::Database { path, reason: "it is empty".into() });
+        }
+        if exists || access == DatabaseAccess::Read {
+            return Self::open_file(&path, &path, disk, access);
+        }
+        let new = path.with_added_extension("new");
+        disk.remove_if_there(&new)?;
+        let file = disk.create(&new)?;
+        drop(file);
+        let made = Self::open_file(&new, &path, disk, access)?;
+        disk.rename(&new, &path)?;
+        disk.sync_directory(parent(&path))?;
+        Ok(made)
+    }
+
+    /// Opens `file`, whose errors name `path`.
+    fn open_file(
+        file: &Path,
+        path: &Path,
+        disk: &StoreDisk,
+        access: DatabaseAccess,
+    ) -> Result<Self, StoreError> {
+        let alive = Arc::new(AtomicBool::new(true));
+        let backend = match access {
+            DatabaseAccess::Write => DatabaseFile::writable(file, disk, &alive),
+            DatabaseAccess::Read => DatabaseFile::readable(file, disk, &alive),
+        };
+        let backend = backend.map_err(|error| write_error(path, 0, error))?;
+        let damaged = |error: redb::Error| damaged(path, error);
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(DATABASE_CACHE_BYTES);
+        let opened = builder.create_with_backend(backend).map_err(|error| damaged(error.into()))?;
+        prepare(&opened, path)?;
+        let snapshot = Arc::new(snapshot(&opened).map_err(damaged)?);
+        let (path, disk) = (path.to_owned(), disk.clone());
+        Ok(Self { path, disk, opened: Arc::new(opened), alive, access, snapshot })
+    }
+
+    /// The rows of the last commit.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.clone()
+    }
+
+    /// What a commit needs.
+    pub(super) fn writer(&self) -> (DatabaseAccess, Arc<redb::Database>) {
+        (self.access, self.opened.clone())
+    }
+
+    /// Takes over what was committed.
+    pub(super) fn refresh(&mut self) -> Result<(), StoreError> {
+        let snapshot = snapshot(&self.opened);
+        self.snapshot = Arc::new(snapshot.map_err(|error| damaged(&self.path, error))?);
+        Ok(())
+    }
+
+    /// Opens the file anew, as it must be after each error of its disk. If it cannot be written, it can be read from then on.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub(super) fn reopen(&mut self) -> Result<(), StoreError> {
+        self.alive.store(false, Relaxed);
+        let open = |access| Self::open_file(&self.path, &self.path, &self.disk, access);
+        match open(DatabaseAccess::Write) {
+            Ok(opened) => *self = opened,
+            Err(error) => {
+                *self = open(DatabaseAccess::Read)?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of a commit.
+    pub(super) fn failed(&self, error: redb::Error) -> StoreError {
+        match error {
+            redb::Error::Io(error) => write_error(&self.path, 0, error),
+            error => damaged(&self.path, error),
+        }
+    }
+}
+
+fn damaged(path: &Path, error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Io(error)
+            if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            StoreError::io("read the database", path, error)
+        }
+        error => StoreError::Database { path: path.to_owned(), reason: error.to_string() },
+    }
+}
+
+/// Makes the tables of a new database, and refuses one of a later version.
+fn prepare(database: &redb::Database, path: &Path) -> Result<(), StoreError> {
+    let damaged = |error: redb::Error| damaged(path, error);
+    let layout = || -> Result<Option<u32>, redb::Error> {
+        let reading = database.begin_read()?;
+        match reading.open_table(definition(StoreTable::Notes)) {
+            Ok(notes) => {
+                let row = notes.get(LAYOUT_ROW)?;
+                let row = row.map(|row| row.value().try_into().map(u32::from_be_bytes));
+                Ok(Some(row.and_then(Result::ok).unwrap_or_default()))
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    };
+    match layout().map_err(damaged)? {
+        Some(LAYOUT) => return Ok(()),
+        Some(layout) => {
+            return Err(StoreError::Layout { path: path.to_owned(), layout, known: LAYOUT });
+        }
+        None => {}
+    }
+    let make = || -> Result<(), redb::Error> {
+        let mut writing = database.begin_write()?;
+        writing.set_quick_repair(true);
+        // Another program's database has tables, but none of these.
+        if writing.list_tables()?.next().is_some() {
+            return Err(redb::Error::Corrupted("it is the database of another program".into()));
+        }
+        for table in StoreTable::ALL {
+            writing.open_table(definition(table))?;
+        }
+        writing.open_table(definition(StoreTable::Notes))?.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
+        Ok(writing.commit()?)
+    };
+    make().map_err(damaged)
+}
+
+fn snapshot(database: &redb::Database) -> Result<Snapshot, redb::Error> {
+    let reading = database.begin_read()?;
+    let mut tables = Vec::with_capacity(StoreTable::ALL.len());
+    for table in StoreTable::ALL {
+        tables.push(reading.open_table(definition(table))?);
+    }
+    let tables = tables.try_into();
+    Ok(Snapshot(tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?))
+}
+
+impl Snapshot {
+    pub(super) fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
+        Ok(self.0[table as usize].get(key)?.map(|value| value.value().to_vec()))
+    }
+
+    /// The first row at `from` or after it.
+    pub(super) fn next(&self, table: StoreTable, from: &[u8]) -> Result<Option<Row>, redb::Error> {
+        let mut rows = self.0[table as usize].range(from..)?;
+        let Some(row) = rows.next() else { return Ok(None) };
+        let (key, value) = row?;
+        Ok(Some((key.value().to_vec(), value.value().to_vec())))
+    }
+
+    /// The last row before `end`.
+    pub(super) fn previous(&self, table: StoreTable, end: &[u8]) -> Result<Option<Row>, redb::Error> {
+        let mut rows = self.0[table as usize].range(..end)?;
+        let Some(row) = rows.next_back() else { return Ok(None) };
+        let (key, value) = row?;
+        Ok(Some((key.value().to_vec(), value.value().to_vec())))
+    }
+}
+
+/// A key and its value.
+pub(super) type Row = (Vec<u8>, Vec<u8>);
+
+/// Writes changes and makes them durable: all or none.
+pub(super) fn write(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
+    let mut writing = database.begin_write()?;
+    // After a crash it opens at once, however large it is.
+    writing.set_quick_repair(true);
+    for table in StoreTable::ALL {
+        let changed = changes.of(table);
+        if changed.is_empty() {
+            continue;
+        }
+        let mut open = writing.open_table(definition(table))?;
+        for (key, value) in changed {
+            match value {
+                Some(value) => drop(open.insert(key.as_slice(), value.as_slice())?),
+                None => drop(open.remove(key.as_slice())?),
+            }
+        }
+    }
+    Ok(writing.commit()?)
+}

@@ -1,0 +1,53 @@
+//! The tables of a store's database, and changes of their rows.
+
+use std::collections::BTreeMap;
+
+/// A table of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::seed) enum StoreTable {
+    /// Token: the holding. Behind it, token and account: a lease.
+    Holdings,
+    /// Epoch, end, token and account: leases that end.
+    Ends,
+    /// Whether it is cached, and when it was used: the token.
+    Ages,
+    /// The token of a payload and of a set of which it is a blob.
+    Sets,
+    /// Account: what is kept for it.
+    Accounts,
+    /// Path of a file that is to be removed.
+    Gone,
+    /// What a store knows of itself.
+    Notes,
+}
+
+impl StoreTable {
+    pub(in crate::seed) const ALL: [Self; 7] =
+        [Self::Holdings, Self::Ends, Self::Ages, Self::Sets, Self::Accounts, Self::Gone, Self::Notes];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Holdings => "holdings",
+            Self::Ends => "ends",
+            Self::Ages => "ages",
+            Self::Sets => "sets",
+            Self::Accounts => "accounts",
+            Self::Gone => "gone",
+            Self::Notes => "notes",
+        }
+    }
+}
+
+/// Changes of rows: new values, and `None` for a row that is removed.
+#[derive(Debug, Default)]
+pub(in crate::seed) struct Changes(pub(super) [BTreeMap<Vec<u8>, Option<Vec<u8>>>; StoreTable::ALL.len()]);
+
+impl Changes {
+    pub(super) fn of(&self, table: StoreTable) -> &BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+        &self.0[table as usize]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(BTreeMap::is_empty)
+    }
+}

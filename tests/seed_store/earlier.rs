@@ -1,0 +1,56 @@
+//! Stores as versions before the database left them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use stoq::seed::Store;
+use stoq::shard::{Blob, Lanes};
+use stoq::token::AnyToken;
+
+/// Closes a store, and gives it the layout that versions before the database had.
+pub(crate) fn downgrade(dir: &Path, store: Store) {
+    for holding in store.holdings().1 {
+        let lease = store.lease(holding.token).unwrap();
+        let mut meta = serde_json::to_value(lease).unwrap();
+        match holding.token {
+            AnyToken::Content(token) => {
+                meta["length"] = store.get(&token).unwrap().unwrap().length().into();
+                write(dir, "data", &token.hex(), "meta", meta.to_string().as_bytes());
+            }
+            AnyToken::Set(token) => {
+                let held = store.get_set(&token).unwrap().unwrap();
+                let data = Lanes::first(held.descriptor.k().into());
+                let whole: BTreeSet<_> = store.list().into_iter().map(|(token, _)| token).collect();
+                let is_own = |blob| held.blob(blob).is_some_and(|of| !whole.contains(&of.token()));
+                let mut own = Lanes::NONE;
+                if is_own(Blob::Content) {
+                    own = own.union(held.lanes.intersection(data));
+                }
+                if is_own(Blob::Parity) {
+                    own = own.union(held.lanes.without(data));
+                }
+                let mut set = Vec::new();
+                own.emit(&mut set);
+                held.descriptor.emit(&mut set);
+                write(dir, "sets", &token.hex(), "set", &set);
+                write(dir, "sets", &token.hex(), "meta", meta.to_string().as_bytes());
+            }
+        }
+    }
+    drop(store);
+    forget(dir);
+}
+
+/// Removes what versions before the database did not have.
+pub(crate) fn forget(dir: &Path) {
+    let _ = fs::remove_dir_all(dir.join("lock"));
+    for name in ["store.redb", "store.lock"] {
+        let _ = fs::remove_file(dir.join(name));
+    }
+}
+
+fn write(dir: &Path, directory: &str, hex: &str, kind: &str, bytes: &[u8]) {
+    let below = dir.join(directory).join(&hex[..2]);
+    fs::create_dir_all(&below).unwrap();
+    fs::write(below.join(format!("{hex}.{kind}")), bytes).unwrap();
+}
