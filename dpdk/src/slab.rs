@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use disk_ring::{HeapMemory, Memory as _};
 
 use crate::hugepages;
 
@@ -90,7 +91,7 @@ impl SlabPool {
                     }
                     None => {
                         state.stats.normal += 1;
-                        Memory::Normal(vec![0; self.shared.block_bytes].into())
+                        Memory::Normal(HeapMemory::new(self.shared.block_bytes))
                     }
                 }
             }
@@ -176,22 +177,43 @@ impl AsRef<[u8]> for Frozen {
 #[derive(Debug)]
 enum Memory {
     Huge(HugeMemory),
-    Normal(Box<[u8]>),
+    Normal(HeapMemory),
 }
 
 impl Memory {
-    fn bytes(&self) -> &[u8] {
+    fn start(&self) -> NonNull<u8> {
         match self {
-            Self::Huge(memory) => memory.bytes(),
-            Self::Normal(memory) => memory,
+            Self::Huge(memory) => memory.start,
+            Self::Normal(memory) => memory.start(),
         }
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    fn len(&self) -> usize {
         match self {
-            Self::Huge(memory) => memory.bytes_mut(),
-            Self::Normal(memory) => memory,
+            Self::Huge(memory) => memory.layout.size(),
+            Self::Normal(memory) => memory.len(),
         }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: zeroed when it was made, and owned by `self`.
+        unsafe { slice::from_raw_parts(self.start().as_ptr(), self.len()) }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as for `bytes`, and `&mut self` is the only access.
+        unsafe { slice::from_raw_parts_mut(self.start().as_ptr(), self.len()) }
+    }
+}
+
+// SAFETY: the block owns its memory until it is dropped, and the memory stays where it is.
+unsafe impl disk_ring::Memory for SlabBlock {
+    fn start(&self) -> NonNull<u8> {
+        self.memory.as_ref().map_or(NonNull::dangling(), Memory::start)
+    }
+
+    fn len(&self) -> usize {
+        self.memory.as_ref().map_or(0, Memory::len)
     }
 }
 
@@ -213,16 +235,6 @@ impl HugeMemory {
         // SAFETY: the layout's size is not zero. Null, when no huge page is free, is handled.
         let start = NonNull::new(unsafe { hugepage_rs::alloc(layout) })?;
         Some(Self { start, layout })
-    }
-
-    fn bytes(&self) -> &[u8] {
-        // SAFETY: an anonymous mapping of at least the layout's size, zeroed by the kernel and owned by `self`.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `bytes`, and `&mut self` is the only access.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
     }
 }
 
