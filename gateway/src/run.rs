@@ -16,7 +16,7 @@ use crate::{descriptors, logging, output, panics, renewable, rights};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::datagram::NetworkInfo;
@@ -355,6 +355,7 @@ fn open_store(
         );
     }
     let store = Arc::new(Store::open(&seed.directory, renewable::kept(config, seed))?);
-    let memory = Arc::new(Mutex::new(MemoryTier::new(seed.memory_bytes, MemoryPages::HugePreferred)));
+    store.prepare_reads();
+    let memory = MemoryTier::new(seed.memory_bytes, MemoryPages::HugePreferred);
     Ok(SeedParts { own: Some(own), hops: Some(hops.clone()), ..SeedParts::alone(store, memory) })
 }

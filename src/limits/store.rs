@@ -49,3 +49,15 @@ pub const STORE_ROWS_BYTES: u64 = 1024;
 pub const STORE_BATCH_LEN: usize = 1024;
 /// Holdings that are read together to be announced.
 pub const ANNOUNCE_PAGE_LEN: usize = 256;
+/// Reads of a store that io_uring has on their way: more wait for one to end.
+pub const READS_LEN_MAX: u16 = 128;
+/// Threads that read for a store where io_uring is forbidden.
+pub const READ_THREADS_LEN_MAX: usize = 8;
+/// Blocks that a request for a payload has read before it needs them.
+pub const READ_AHEAD_LEN: u64 = 4;
+/// Blocks that are read ahead at a time for all requests together; no more than a quarter of the memory tier.
+pub const READ_AHEAD_LEN_MAX: usize = 32;
+/// Requests of one connection that wait for the disk at a time. Its further requests begin no read, but get what is in memory.
+pub const CONNECTION_READS_LEN_MAX: usize = 16;
+/// Reads on their way that found no room in the memory tier: each has memory of its own for as many bytes as a request is given in a turn.
+pub const UNPOOLED_READS_LEN_MAX: usize = 32;

@@ -1,14 +1,15 @@
 //! The seed application: keeps payloads that are put and mirrored, serves FETCHes, and answers LOCATE with the nodes that hold a payload.
 //!
-//! One instance runs for each worker; all share one store, one memory tier and one directory. Files are written and read on the
-//! application's own thread and synced on another: a slow fsync stops no other request.
+//! One instance runs for each worker; all share one store, one memory tier and one directory. Files are written on the application's own thread;
+//! others sync them and read their blocks: a slow fsync or read stops no other request.
 
 use super::announce::Announcer;
 use super::checking::Checking;
 use super::directory::Directory;
+use super::lookup::{Lookup, Refusal};
 use super::mirror::Mirroring;
 use super::putting::Putting;
-use super::serve::{Lookup, Refusal, Servings};
+use super::serve::{AnswerSources, Servings};
 use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
 use crate::application::{Application, Outbox, Received};
 use crate::hop::Hops;
@@ -31,7 +32,7 @@ pub struct SeedParts {
     /// The store on disk.
     pub store: Arc<Store>,
     /// The memory tier: payload blocks in memory.
-    pub memory: Arc<Mutex<MemoryTier>>,
+    pub memory: MemoryTier,
     /// The holdings of peer gateways.
     pub directory: Arc<Mutex<Directory>>,
     /// This node's ID among the holders that LOCATE reports. `None`: the node is not reported, unless `hops` has its ID.
@@ -44,7 +45,7 @@ pub struct SeedParts {
 
 impl SeedParts {
     /// A store of its own that knows of no other node.
-    pub fn alone(store: Arc<Store>, memory: Arc<Mutex<MemoryTier>>) -> Self {
+    pub fn alone(store: Arc<Store>, memory: MemoryTier) -> Self {
         Self { store, memory, directory: Arc::default(), own: None, hops: None, clocks: Clocks::system() }
     }
 }
@@ -262,7 +263,8 @@ impl Seed {
             return false;
         }
         let mut over = Vec::new();
-        let worked = self.servings.serve(&self.parts.memory, port, &mut over);
+        let sources = AnswerSources { memory: &self.parts.memory, store: &self.parts.store };
+        let worked = self.servings.serve(sources, port, &mut over);
         for (request, token, result) in over {
             match result {
                 Ok(()) => {
@@ -333,7 +335,7 @@ impl Seed {
         let over_s = self.moment(now).over_s;
         for token in self.parts.store.expire(over_s) {
             if let AnyToken::Content(token) = token {
-                self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
+                self.parts.memory.forget(&token);
             }
         }
         // Those that made room, too.

@@ -10,8 +10,8 @@ use crate::tls::NodeId;
 use crate::token::AnyToken;
 use crate::token_bucket::TokenBucket;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The most peers whose hints are counted separately.
@@ -174,7 +174,7 @@ impl Seed {
             worked = true;
             if let AnyToken::Content(token) = token {
                 // The blocks in memory may differ from the disk.
-                self.parts.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(&token);
+                self.parts.memory.forget(&token);
             }
             let (fetches, others): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_fetch);
             match found {

@@ -1,6 +1,7 @@
 //! How a store makes, writes, moves and removes files: by the calls of [`Disk`], which a test replaces by a disk that fails and forgets.
 
 use super::error::StoreError;
+use super::reader::BlockReader;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -43,6 +44,11 @@ pub trait Disk: Debug + Send + Sync {
         file.read_exact_at(out, offset)
     }
 
+    /// Whether io_uring may read in place of [`Disk::read`].
+    fn reads_by_ring(&self) -> bool {
+        false
+    }
+
     /// Makes a file's bytes durable, but no name of it.
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_all()
@@ -83,15 +89,25 @@ pub trait Disk: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct MachineDisk;
 
-impl Disk for MachineDisk {}
+impl Disk for MachineDisk {
+    fn reads_by_ring(&self) -> bool {
+        true
+    }
+}
 
 /// A store's disk. Its errors name the path and the fix.
 #[derive(Clone, Debug)]
-pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>, Arc<Mutex<HashSet<PathBuf>>>);
+pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>, Arc<Mutex<HashSet<PathBuf>>>, Arc<BlockReader>);
 
 impl StoreDisk {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self(disk, Arc::default())
+        let reader = BlockReader::new(disk.reads_by_ring());
+        Self(disk, Arc::default(), Arc::new(reader))
+    }
+
+    /// What reads for threads that must not wait.
+    pub(super) fn reader(&self) -> &Arc<BlockReader> {
+        &self.2
     }
 
     /// Directories that were made and whose names may not be durable: a sync failed.

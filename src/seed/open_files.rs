@@ -2,10 +2,11 @@
 
 use crate::token::ReadPairs;
 use rustc_hash::FxHashMap;
+use rustix::fs::OFlags;
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,7 +106,7 @@ impl OpenTable {
 #[derive(Debug)]
 pub(super) enum ReadFile {
     /// It stays open.
-    Own(File),
+    Own(Arc<File>),
     /// It is open while it stands in the table.
     Shared(SharedFile),
 }
@@ -116,6 +117,8 @@ pub(super) struct SharedFile {
     reader: u64,
     path: PathBuf,
     identity: FileIdentity,
+    /// Whether it is read past the page cache.
+    direct: bool,
 }
 
 /// Inode, and the time of the last change of its bytes: a file of the store is complete before it has its name.
@@ -130,13 +133,32 @@ impl ReadFile {
     pub(super) fn open(path: &Path, files: Option<&Arc<OpenFiles>>) -> io::Result<(Self, Metadata)> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let Some(files) = files else { return Ok((Self::Own(file), metadata)) };
+        let Some(files) = files else { return Ok((Self::Own(file.into()), metadata)) };
         let mut table = files.table();
         let reader = table.next();
         table.insert(reader, Arc::new(file));
         drop(table);
         let (files, path, identity) = (files.clone(), path.to_owned(), identity(&metadata));
-        Ok((Self::Shared(SharedFile { files, reader, path, identity }), metadata))
+        Ok((Self::Shared(SharedFile { files, reader, path, identity, direct: false }), metadata))
+    }
+
+    /// The same file, to be read past the page cache (`O_DIRECT`). It is opened at its first read.
+    pub(super) fn direct(&self) -> Option<Self> {
+        let Self::Shared(shared) = self else { return None };
+        let (files, path, identity) = (shared.files.clone(), shared.path.clone(), shared.identity);
+        let reader = files.table().next();
+        Some(Self::Shared(SharedFile { files, reader, path, identity, direct: true }))
+    }
+
+    /// The open file.
+    ///
+    /// # Errors
+    /// Those of [`ReadFile::with`] before it reads.
+    pub(super) fn file(&self) -> io::Result<Arc<File>> {
+        match self {
+            Self::Own(file) => Ok(file.clone()),
+            Self::Shared(shared) => shared.file(),
+        }
     }
 
     /// Reads by `read`.
@@ -144,10 +166,7 @@ impl ReadFile {
     /// # Errors
     /// Those of `read`; [`io::ErrorKind::NotFound`] if the file was closed for another, and removed or replaced since.
     pub(super) fn with(&self, read: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
-        match self {
-            Self::Own(file) => read(file),
-            Self::Shared(shared) => read(&*shared.file()?),
-        }
+        read(&*self.file()?)
     }
 }
 
@@ -156,12 +175,15 @@ impl SharedFile {
         if let Some(file) = self.files.table().read(self.reader) {
             return Ok(file);
         }
-        let file = File::open(&self.path)?;
+        let flags = if self.direct { OFlags::DIRECT.bits().cast_signed() } else { 0 };
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path)?;
         if identity(&file.metadata()?) != self.identity {
             return Err(io::Error::new(io::ErrorKind::NotFound, "it was replaced while it was read"));
         }
         let file = Arc::new(file);
-        self.files.reopened.fetch_add(1, Relaxed);
+        if !self.direct {
+            self.files.reopened.fetch_add(1, Relaxed);
+        }
         self.files.table().insert(self.reader, file.clone());
         Ok(file)
     }
@@ -173,7 +195,7 @@ impl Drop for SharedFile {
     }
 }
 
-impl ReadPairs for ReadFile {
+impl ReadPairs for Arc<ReadFile> {
     fn read_pairs(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.with(|file| file.read_exact_at(out, offset))
     }
@@ -192,7 +214,7 @@ mod tests {
         let path = |number: usize| directory.path().join(number.to_string());
         let open = |number: usize| {
             std::fs::write(path(number), [number as u8; 10]).unwrap();
-            ReadFile::open(&path(number), Some(&files)).unwrap().0
+            Arc::new(ReadFile::open(&path(number), Some(&files)).unwrap().0)
         };
         let readers: Vec<_> = (0..READERS).map(open).collect();
         assert_eq!((files.len(), files.reopened()), (OPEN, 0));
@@ -215,7 +237,7 @@ mod tests {
         // An open file stays readable after it was removed.
         std::fs::remove_file(path(READERS - 1)).unwrap();
         readers[READERS - 1].read_pairs(0, &mut [0]).unwrap();
-        let kept = ReadFile::open(&path(2), None).unwrap().0;
+        let kept = Arc::new(ReadFile::open(&path(2), None).unwrap().0);
         files.set_len_max(1);
         assert_eq!(files.len(), 1);
         drop(readers);

@@ -3,14 +3,15 @@
 use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::open_files::{OpenFiles, ReadFile};
+use super::reader::BlockSource;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Outboards up to this size are read whole when a payload is opened, bytes; larger ones are read from their files.
 const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 4096;
@@ -29,7 +30,20 @@ pub struct OpenPayload {
     whole: bool,
     disk: StoreDisk,
     blob: Arc<ReadFile>,
+    /// The blob, past the page cache; `None` once it cannot be read so.
+    direct: Arc<OnceLock<Option<ReadFile>>>,
     outboard: Outboard,
+    /// The file of an outboard that is not in memory.
+    pairs: Option<Arc<ReadFile>>,
+}
+
+/// What is read of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum PayloadPart {
+    /// Its bytes.
+    Blob,
+    /// Its hash pairs, if they are not in memory.
+    Pairs,
 }
 
 impl OpenPayload {
@@ -53,15 +67,15 @@ impl OpenPayload {
         }
         let (length, whole) = (metadata.len(), generation == 0);
         let generation = if whole { metadata.ino() } else { generation };
-        let outboard = match open_outboard(outboard_path, length, files) {
-            Ok(outboard) => outboard,
+        let (outboard, pairs) = match open_outboard(outboard_path, length, files) {
+            Ok(opened) => opened,
             // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
             Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
         };
-        let (disk, blob) = (disk.clone(), Arc::new(blob));
-        Ok(Some(Self { token, length, generation, whole, disk, blob, outboard }))
+        let (disk, blob, direct) = (disk.clone(), Arc::new(blob), Arc::default());
+        Ok(Some(Self { token, length, generation, whole, disk, blob, direct, outboard, pairs }))
     }
 
     /// The blob's token.
@@ -96,6 +110,46 @@ impl OpenPayload {
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.blob.with(|file| self.disk.0.read(file, out, offset))
     }
+
+    /// The length of a part, bytes.
+    pub(super) fn part_len(&self, part: PayloadPart) -> u64 {
+        match part {
+            PayloadPart::Blob => self.length,
+            PayloadPart::Pairs => outboard_bytes(self.length),
+        }
+    }
+
+    /// The disk with its files.
+    pub(super) fn disk(&self) -> &StoreDisk {
+        &self.disk
+    }
+}
+
+/// A payload's part as blocks are read from it. A payload that is kept otherwise than in files of its own needs another source.
+pub(super) struct PartSource(pub(super) OpenPayload, pub(super) PayloadPart);
+
+impl PartSource {
+    fn part(&self) -> io::Result<&ReadFile> {
+        match self.1 {
+            PayloadPart::Blob => Ok(&self.0.blob),
+            PayloadPart::Pairs => self.0.pairs.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+impl BlockSource for PartSource {
+    fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        self.part()?.with(|file| self.0.disk.0.read(file, out, start))
+    }
+
+    fn file(&self) -> io::Result<Arc<File>> {
+        self.part()?.file()
+    }
+
+    fn direct(&self) -> Option<Arc<File>> {
+        let held = Some(&self.0).filter(|_| self.1 == PayloadPart::Blob)?;
+        held.direct.get_or_init(|| held.blob.direct()).as_ref()?.file().ok()
+    }
 }
 
 /// Lanes of a set, open for reading.
@@ -125,13 +179,14 @@ fn open_outboard(
     path: &Path,
     length: u64,
     files: Option<&Arc<OpenFiles>>,
-) -> Result<Outboard, OutboardError> {
+) -> Result<(Outboard, Option<Arc<ReadFile>>), OutboardError> {
     match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
-        0 => Outboard::from_bytes(length, bytes::Bytes::new()),
-        1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Outboard::from_bytes(length, fs::read(path)?.into()),
+        0 => Ok((Outboard::from_bytes(length, bytes::Bytes::new())?, None)),
+        1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Ok((Outboard::from_bytes(length, fs::read(path)?.into())?, None)),
         _ => {
             let (file, metadata) = ReadFile::open(path, files)?;
-            Outboard::from_reader(length, file, metadata.len())
+            let file = Arc::new(file);
+            Ok((Outboard::from_reader(length, file.clone(), metadata.len())?, Some(file)))
         }
     }
 }
@@ -139,10 +194,11 @@ fn open_outboard(
 /// The results of reads and checks on a disk that is slow or cannot read.
 #[cfg(test)]
 mod tests {
+    use crate::seed::tests::put;
     use crate::seed::{
-        CheckResult, DamageOutcome, Disk, Lease, MemoryPages, MemoryTier, Store, StoreConfig, Urgency,
+        CheckResult, DamageOutcome, Disk, MemoryPages, MemoryTier, Store, StoreConfig, Urgency,
     };
-    use crate::token::{EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+    use crate::token::Token;
     use rustix::io::Errno;
     use std::fs::File;
     use std::io;
@@ -176,29 +232,6 @@ mod tests {
         (dir, disk, store)
     }
 
-    fn put(store: &Store, data: &[u8]) {
-        let length = data.len() as u64;
-        let (token, outboard) = Outboard::build(data, length).unwrap();
-        let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
-        let mut decoder = VerifiedDecoder::new(token, length, Ranges::all()).unwrap();
-        let mut writer = store.begin(token, length, Lease::default(), 0).unwrap();
-        let mut batch = Vec::new();
-        while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
-            for piece in batch.drain(..) {
-                match piece {
-                    EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
-                    EncodedPiece::Data { offset, len } => {
-                        decoder.push(&data[offset as usize..][..len]).unwrap()
-                    }
-                }
-            }
-        }
-        while let Some(piece) = decoder.poll() {
-            writer.write(&piece).unwrap();
-        }
-        writer.commit().unwrap();
-    }
-
     fn check(store: &Store, token: Token) -> CheckResult {
         let (send, receive) = channel();
         assert!(
@@ -228,19 +261,19 @@ mod tests {
         put(&store, &quick);
         let [slow_held, quick_held] =
             [&slow, &quick].map(|data| store.get(&Token::of(data)).unwrap().unwrap());
-        let tier = Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary));
+        let tier = MemoryTier::new(8 << 20, MemoryPages::Ordinary);
         let meet = Arc::new(Barrier::new(2));
         *disk.slow.lock().unwrap() = Some(meet.clone());
         std::thread::scope(|scope| {
-            let reader = scope.spawn(|| MemoryTier::read(&tier, &slow_held, 0, 10).unwrap());
+            let reader = scope.spawn(|| tier.read(&slow_held, 0, 10).unwrap());
             meet.wait();
             // The disk is at work now.
-            assert!(tier.try_lock().is_ok(), "no lock is held meanwhile");
-            assert_eq!(MemoryTier::read(&tier, &quick_held, 5, 10).unwrap(), quick[5..15]);
+            assert!(tier.try_stats().is_some(), "no lock is held meanwhile");
+            assert_eq!(tier.read(&quick_held, 5, 10).unwrap(), quick[5..15]);
             meet.wait();
             assert_eq!(reader.join().unwrap(), slow[..10]);
         });
-        let stats = tier.lock().unwrap().stats();
+        let stats = tier.stats();
         assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (2, 2, 200_000));
     }
 

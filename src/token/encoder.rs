@@ -47,6 +47,8 @@ pub struct VerifiedEncoder {
     outboard: Outboard,
     /// Pairs of a file that were read, and the number of the first.
     ahead: (u64, Bytes),
+    /// Whether pairs of a file are given by the caller.
+    waits: bool,
 }
 
 impl VerifiedEncoder {
@@ -57,11 +59,36 @@ impl VerifiedEncoder {
     pub fn new(outboard: Outboard, selection: impl Into<Selection>) -> Result<Self, RangesError> {
         let (mut walk, _) = Walk::new(selection.into(), outboard.length())?;
         let next = walk.next();
-        Ok(Self { walk, next, outboard, ahead: (0, Bytes::new()) })
+        Ok(Self { walk, next, outboard, ahead: (0, Bytes::new()), waits: false })
+    }
+
+    /// An encoder that reads no file: if the outboard is in one, the caller gives it the pairs of [`VerifiedEncoder::missing_pairs`].
+    pub fn without_reads(self) -> Self {
+        Self { waits: self.outboard.as_bytes().is_none(), ..self }
+    }
+
+    /// The pairs without which there is no next piece: the place in the outboard's file and the number of bytes of those that it is good to have.
+    pub fn missing_pairs(&self) -> Option<(u64, usize)> {
+        let Some(Step::Pair { index, .. }) = self.next else { return None };
+        if !self.waits || self.place(index, 1).is_some() {
+            return None;
+        }
+        let left = self.outboard.len().saturating_sub(index).min(PAIRS_AHEAD_LEN as u64);
+        Some((index * PAIR_BYTES as u64, left as usize * PAIR_BYTES))
+    }
+
+    /// Takes pairs from this place in the outboard's file on: whole ones, and at least one.
+    pub fn give_pairs(&mut self, offset: u64, pairs: &[u8]) {
+        self.ahead = (offset / PAIR_BYTES as u64, Bytes::copy_from_slice(pairs));
+    }
+
+    /// The groups that it carries.
+    pub fn selection(&self) -> &Selection {
+        self.walk.selection()
     }
 
     /// Appends the next pieces to `out`, up to `bytes_max` bytes but at least one hash pair or group. Returns
-    /// the number of bytes appended, 0 at the end. Neighboring pairs are one piece, and so are neighboring
+    /// the number of bytes appended, 0 at the end or if pairs are missing. Neighboring pairs are one piece, and so are neighboring
     /// groups.
     ///
     /// # Errors
@@ -76,6 +103,8 @@ impl VerifiedEncoder {
                     self.next = self.walk.next();
                     continue;
                 }
+                // What follows needs pairs that the caller has not given yet.
+                Some(Step::Pair { .. }) if self.missing_pairs().is_some() => return Ok(total),
                 Some(Step::Pair { index, .. }) if total == 0 || left >= PAIR_BYTES => {
                     self.proof_run(index, left)?
                 }
@@ -97,6 +126,7 @@ impl VerifiedEncoder {
         while let Some(Step::Pair { index, .. }) = self.next
             && (count + 1) * PAIR_BYTES <= bytes_max
             && index == start + count as u64
+            && (!self.waits || self.place(start, count + 1).is_some())
         {
             count += 1;
             self.next = self.walk.next();
@@ -106,15 +136,11 @@ impl VerifiedEncoder {
 
     /// Pairs of the outboard. Those in a file are read some at a time, and copied: a piece that waits keeps no more than its own bytes.
     fn pairs(&mut self, start: u64, count: usize) -> io::Result<Bytes> {
-        if self.outboard.as_bytes().is_some() || count >= PAIRS_AHEAD_LEN {
+        if self.outboard.as_bytes().is_some() || (count >= PAIRS_AHEAD_LEN && !self.waits) {
             return self.outboard.pairs(start, count);
         }
         let len = count * PAIR_BYTES;
-        let place = |ahead: &(u64, Bytes)| {
-            let from = usize::try_from(start.checked_sub(ahead.0)?).ok()?.checked_mul(PAIR_BYTES)?;
-            (from.checked_add(len)? <= ahead.1.len()).then_some(from)
-        };
-        let from = match place(&self.ahead) {
+        let from = match self.place(start, count) {
             Some(from) => from,
             None => {
                 let left = self.outboard.len().saturating_sub(start);
@@ -124,6 +150,13 @@ impl VerifiedEncoder {
             }
         };
         Ok(Bytes::copy_from_slice(&self.ahead.1[from..from + len]))
+    }
+
+    /// The place among the pairs at hand of `count` of them.
+    fn place(&self, start: u64, count: usize) -> Option<usize> {
+        let from = usize::try_from(start.checked_sub(self.ahead.0)?).ok()?.checked_mul(PAIR_BYTES)?;
+        let end = from.checked_add(count.checked_mul(PAIR_BYTES)?)?;
+        (end <= self.ahead.1.len()).then_some(from)
     }
 
     /// The groups from `offset` on that follow each other both here and in the payload; at least the first,

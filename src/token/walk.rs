@@ -55,6 +55,11 @@ impl Walk {
         }
         Ok((walk, bytes))
     }
+
+    /// The groups that it visits.
+    pub(super) fn selection(&self) -> &Selection {
+        &self.selection
+    }
 }
 
 impl Iterator for Walk {

@@ -30,8 +30,7 @@ impl Gateway {
         std::fs::write(directory.path().join("client.pem"), &client.certificate_pem).unwrap();
         write_private(&directory.path().join("client.key"), &client.key_pem);
         let store = std::sync::Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
-        let memory =
-            std::sync::Arc::new(std::sync::Mutex::new(MemoryTier::new(4 << 20, MemoryPages::Ordinary)));
+        let memory = MemoryTier::new(4 << 20, MemoryPages::Ordinary);
         let hosted =
             |name: &str, queue, store, host| Hosted { store, ..Hosted::new(name, vec![queue], host) };
         fn made<A: Application + 'static>(

@@ -5,7 +5,6 @@ use super::sets::Sharded;
 use super::{GROUP, SmallDisk, files, open, payload, pieces, put, put_as};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use stoq::limits::{STORE_FILE_BYTES, STORE_ROWS_BYTES};
@@ -324,18 +323,18 @@ fn a_short_payload_is_checked_when_it_is_read_from_the_disk() {
     let store = open(&dir);
     let data = payload(100_000);
     let held = put(&store, &data).unwrap();
-    let tier = Mutex::new(MemoryTier::new(4 << 20, MemoryPages::Ordinary));
-    assert_eq!(MemoryTier::read(&tier, &held, 0, 10).unwrap(), data[..10]);
+    let tier = MemoryTier::new(4 << 20, MemoryPages::Ordinary);
+    assert_eq!(tier.read(&held, 0, 10).unwrap(), data[..10]);
     flip(&file(&dir, "blob"), 99_999);
     // The memory tier still has the old bytes.
-    assert_eq!(MemoryTier::read(&tier, &held, 99_990, 10).unwrap(), data[99_990..]);
-    tier.lock().unwrap().forget(&held.token());
-    assert!(matches!(MemoryTier::read(&tier, &held, 0, 10), Err(StoreError::Damaged(_))));
-    assert_eq!(tier.lock().unwrap().stats().blocks, 0);
+    assert_eq!(tier.read(&held, 99_990, 10).unwrap(), data[99_990..]);
+    tier.forget(&held.token());
+    assert!(matches!(tier.read(&held, 0, 10), Err(StoreError::Damaged(_))));
+    assert_eq!(tier.stats().blocks, 0);
     // Another file in its place is not taken for the old one.
     assert_eq!(check(&store, held.token()), CheckResult::Damaged);
     let again = put(&store, &data).unwrap();
-    assert_eq!(MemoryTier::read(&tier, &again, 99_990, 10).unwrap(), data[99_990..]);
+    assert_eq!(tier.read(&again, 99_990, 10).unwrap(), data[99_990..]);
 }
 
 #[test]

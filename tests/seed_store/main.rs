@@ -15,7 +15,6 @@ use data::payload;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
 use stoq::limits::{STORE_FILE_BYTES, STORE_ROWS_BYTES};
 use stoq::record::ErrorCode;
 use stoq::seed::{Lease, MemoryPages, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
@@ -320,21 +319,21 @@ fn the_memory_tier_gives_the_bytes_of_the_disk() {
     let store = open(&dir);
     let data = payload(2 * BLOCK + 12_345);
     let held = put(&store, &data).unwrap();
-    let tier = Mutex::new(MemoryTier::new(3 * BLOCK as u64, MemoryPages::Ordinary));
+    let tier = MemoryTier::new(3 * BLOCK as u64, MemoryPages::Ordinary);
     for (offset, len) in
         [(0, 32_768), (BLOCK - 16_384, 16_384), (BLOCK, 100), (2 * BLOCK + 16_384, 1), (7, 99)]
     {
         let to = (offset + len).min(data.len());
-        assert_eq!(MemoryTier::read(&tier, &held, offset as u64, len).unwrap(), data[offset.min(to)..to]);
+        assert_eq!(tier.read(&held, offset as u64, len).unwrap(), data[offset.min(to)..to]);
     }
-    assert_eq!(MemoryTier::read(&tier, &held, data.len() as u64 - 5, 100).unwrap(), data[data.len() - 5..]);
+    assert_eq!(tier.read(&held, data.len() as u64 - 5, 100).unwrap(), data[data.len() - 5..]);
     // A read ends where its block ends.
-    assert_eq!(MemoryTier::read(&tier, &held, BLOCK as u64 - 10, 20).unwrap().len(), 10);
-    assert!(MemoryTier::read(&tier, &held, u64::MAX, 20).unwrap().is_empty());
-    let stats = tier.lock().unwrap().stats();
+    assert_eq!(tier.read(&held, BLOCK as u64 - 10, 20).unwrap().len(), 10);
+    assert!(tier.read(&held, u64::MAX, 20).unwrap().is_empty());
+    let stats = tier.stats();
     assert_eq!((stats.misses, stats.blocks, stats.held_bytes), (3, 3, data.len() as u64));
-    tier.lock().unwrap().forget(&held.token());
-    let stats = tier.lock().unwrap().stats();
+    tier.forget(&held.token());
+    let stats = tier.stats();
     assert_eq!((stats.blocks, stats.held_bytes), (0, 0));
 }
 
@@ -344,11 +343,11 @@ fn the_least_recently_used_block_is_dropped_first_and_blocks_with_readers_stay()
     let store = open(&dir);
     let data = payload(4 * BLOCK);
     let held = put(&store, &data).unwrap();
-    let tier = Mutex::new(MemoryTier::new(2 * BLOCK as u64, MemoryPages::Ordinary));
+    let tier = MemoryTier::new(2 * BLOCK as u64, MemoryPages::Ordinary);
     let read = |block: usize| {
-        let bytes = MemoryTier::read(&tier, &held, (block * BLOCK) as u64, 1000).unwrap();
+        let bytes = tier.read(&held, (block * BLOCK) as u64, 1000).unwrap();
         assert_eq!(bytes, data[block * BLOCK..][..1000]);
-        (bytes, tier.lock().unwrap().stats())
+        (bytes, tier.stats())
     };
     read(0);
     read(1);
@@ -361,11 +360,19 @@ fn the_least_recently_used_block_is_dropped_first_and_blocks_with_readers_stay()
     );
     let (_two, _) = read(2);
     let (_three, stats) = read(3);
-    assert_eq!((stats.lent_blocks, stats.copied), (1, 3), "half of the blocks may be lent: block 0");
+    assert_eq!(
+        (stats.lent_bytes, stats.copied),
+        (BLOCK as u64, 3),
+        "half of the blocks may be lent: block 0"
+    );
     assert_eq!((stats.unpooled, stats.blocks), (0, 2), "block 2 made room: its reader has a copy");
     drop(zero);
     let (_one, stats) = read(1);
-    assert_eq!((stats.lent_blocks, stats.blocks), (1, 2), "block 0 made room for block 1, which is lent");
+    assert_eq!(
+        (stats.lent_bytes, stats.blocks),
+        (BLOCK as u64, 2),
+        "block 0 made room for block 1, which is lent"
+    );
 }
 
 #[test]
@@ -375,23 +382,23 @@ fn readers_that_keep_small_parts_keep_half_of_the_blocks_at_most() {
     let store = open(&dir);
     let data = payload(2 * BLOCKS * BLOCK);
     let held = put(&store, &data).unwrap();
-    let tier = Mutex::new(MemoryTier::new((BLOCKS * BLOCK) as u64, MemoryPages::Ordinary));
-    let read = |block: usize| MemoryTier::read(&tier, &held, (block * BLOCK) as u64, 16_384).unwrap();
+    let tier = MemoryTier::new((BLOCKS * BLOCK) as u64, MemoryPages::Ordinary);
+    let read = |block: usize| tier.read(&held, (block * BLOCK) as u64, 16_384).unwrap();
     // What a peer that takes nothing has asked for.
     let unread: Vec<_> = (0..BLOCKS).map(read).collect();
-    let stats = tier.lock().unwrap().stats();
-    assert_eq!((stats.lent_blocks, stats.copied, stats.unpooled), (2, 2, 0));
+    let stats = tier.stats();
+    assert_eq!((stats.lent_bytes, stats.copied, stats.unpooled), (2 * BLOCK as u64, 2, 0));
     // Other readers find the rest of the tier.
     for block in (BLOCKS..2 * BLOCKS).flat_map(|block| [block, block]) {
         assert_eq!(read(block), data[block * BLOCK..][..16_384]);
     }
-    let stats = tier.lock().unwrap().stats();
+    let stats = tier.stats();
     assert_eq!((stats.hits, stats.unpooled), (BLOCKS as u64, 0));
     for (block, bytes) in unread.iter().enumerate() {
         assert_eq!(bytes, &data[block * BLOCK..][..16_384]);
     }
     drop(unread);
-    assert_eq!(tier.lock().unwrap().stats().lent_blocks, 0);
+    assert_eq!(tier.stats().lent_bytes, 0);
 }
 
 #[test]
@@ -416,8 +423,8 @@ fn a_store_answers_more_readers_than_it_may_have_files_open() {
     // A payload that is removed while its file is closed cannot be read on, and the error says why.
     let gone = readers[0].token();
     assert!(store.remove(gone).unwrap());
-    let tier = Mutex::new(MemoryTier::new(4 * BLOCK as u64, MemoryPages::Ordinary));
-    let error = MemoryTier::read(&tier, &readers[0], 0, 10).unwrap_err();
+    let tier = MemoryTier::new(4 * BLOCK as u64, MemoryPages::Ordinary);
+    let error = tier.read(&readers[0], 0, 10).unwrap_err();
     assert!(error.to_string().contains("removed or replaced while it was read"), "{error}");
     assert_eq!(error.code(), ErrorCode::Busy);
     drop(readers);
@@ -429,8 +436,8 @@ fn a_tier_without_memory_still_serves() {
     let dir = tempfile::tempdir().unwrap();
     let data = payload(70_000);
     let held = put(&open(&dir), &data).unwrap();
-    let tier = Mutex::new(MemoryTier::new(0, MemoryPages::HugePreferred));
-    assert_eq!(MemoryTier::read(&tier, &held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
-    let stats = tier.lock().unwrap().stats();
+    let tier = MemoryTier::new(0, MemoryPages::HugePreferred);
+    assert_eq!(tier.read(&held, 16_384, 16_384).unwrap(), data[16_384..32_768]);
+    let stats = tier.stats();
     assert_eq!((stats.unpooled, stats.blocks), (1, 0));
 }

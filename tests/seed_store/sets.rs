@@ -4,7 +4,6 @@ use super::earlier::downgrade;
 use super::{files, open, payload, pieces, pieces_of, put, put_as, stored};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use stoq::record::ErrorCode;
 use stoq::seed::{
     Coverage, DamageState, Holding, HoldingChange, Lease, MemoryPages, MemoryTier, OpenSet, Store,
@@ -584,10 +583,10 @@ fn the_memory_tier_gives_no_bytes_from_before_lanes_were_added() {
     let dir = tempfile::tempdir().unwrap();
     let sharded = Sharded::new();
     let store = open(&dir);
-    let tier = Mutex::new(MemoryTier::new(8 << 20, MemoryPages::Ordinary));
+    let tier = MemoryTier::new(8 << 20, MemoryPages::Ordinary);
     let read = |shard: usize| {
         let held = store.get_set(&sharded.descriptor.set_token()).unwrap().unwrap();
-        MemoryTier::read(&tier, &held.content.unwrap(), (shard * SHARD) as u64, SHARD).unwrap()
+        tier.read(&held.content.unwrap(), (shard * SHARD) as u64, SHARD).unwrap()
     };
     for (lanes, shard) in [("0", 0), ("1", 1), ("2-3", 2)] {
         sharded.put(&store, lanes, Lease::default(), 0).unwrap();

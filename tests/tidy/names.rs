@@ -10,7 +10,6 @@ const DOUBLES: &[(&str, &str)] = &[
         "Command",
         "of the rings; the subcommands of an executable, private to the file that parses its command line",
     ),
-    ("Pool", "the same pool of blocks, with DPDK and without it"),
 ];
 
 /// A declared type: its name, its file, and whether other files may see it.

@@ -28,8 +28,8 @@ use bytes::Bytes;
 use std::cell::Cell;
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stoq::application::{Application, Discard, Echo, Outbox, Received};
 use stoq::counters::Counter;
@@ -193,7 +193,7 @@ fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<
         }
     }
     writer.commit()?;
-    let memory = Arc::new(Mutex::new(MemoryTier::new(2 * PAYLOAD_BYTES as u64, MemoryPages::Ordinary)));
+    let memory = MemoryTier::new(2 * PAYLOAD_BYTES as u64, MemoryPages::Ordinary);
     Ok(Seed::new(SeedParts::alone(store, memory), 0))
 }
 

@@ -410,6 +410,7 @@ fn store(source: &AdminSource, out: &mut Exposition) {
         checks.bytes,
     );
     read_files(store, out);
+    reads(store, out);
     memory(source, out);
 }
 
@@ -420,19 +421,42 @@ fn read_files(store: &Store, out: &mut Exposition) {
     out.single("stoq_store_files_reopened_total", MetricKind::Counter, help, store.files_reopened());
 }
 
+fn reads(store: &Store, out: &mut Exposition) {
+    let reads = store.reads();
+    let help = "Blocks of payloads that are being read for answers, or wait for it.";
+    out.single("stoq_store_reads_in_flight", MetricKind::Gauge, help, reads.in_flight);
+    let help = "Blocks read for answers, by where they were read: from the page cache, past it, through it, or not at all.";
+    out.family("stoq_store_reads_total", MetricKind::Counter, help);
+    let results = [
+        ("cached", reads.cached),
+        ("direct", reads.direct),
+        ("buffered", reads.buffered),
+        ("failed", reads.failed),
+    ];
+    for (result, value) in results {
+        out.sample(&[("result", &result)], value);
+    }
+}
+
 fn memory(source: &AdminSource, out: &mut Exposition) {
     let Some(stats) = source.memory() else { return };
     let mut gauge = |name: &str, help: &str, value: u64| out.single(name, MetricKind::Gauge, help, value);
     gauge("stoq_store_memory_bytes", "Payload bytes held in memory.", stats.held_bytes);
-    let help =
-        "Blocks of memory that answers hold a part of; at most half are lent, and further reads are copied.";
-    gauge("stoq_store_memory_lent_blocks", help, stats.lent_blocks);
+    let help = "Memory that answers hold a part of; at most half is lent, and further reads are copied.";
+    gauge("stoq_store_memory_lent_bytes", help, stats.lent_bytes);
+    gauge("stoq_store_memory_coming", "Blocks that are being read into memory.", stats.coming);
     out.family(
         "stoq_store_memory_reads_total",
         MetricKind::Counter,
         "Reads of payloads, by whether memory had them.",
     );
     for (result, value) in [("hit", stats.hits), ("miss", stats.misses)] {
+        out.sample(&[("result", &result)], value);
+    }
+    let help = "Blocks of payloads read before a request needed them: all, those then needed, and those that went unread.";
+    out.family("stoq_store_read_ahead_total", MetricKind::Counter, help);
+    let ahead = [("asked", stats.ahead), ("hit", stats.ahead_hits), ("wasted", stats.ahead_wasted)];
+    for (result, value) in ahead {
         out.sample(&[("result", &result)], value);
     }
 }

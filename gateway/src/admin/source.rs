@@ -57,7 +57,7 @@ pub struct AdminSource {
     pub(super) store: Option<Arc<Store>>,
     pub(super) tap: Option<Arc<Tap>>,
     pub(super) reloads: Arc<Reloads>,
-    memory: Option<Arc<Mutex<MemoryTier>>>,
+    memory: Option<MemoryTier>,
     memory_seen: Mutex<MemoryStats>,
     pub(super) started: SystemTime,
     facts: RwLock<Facts>,
@@ -93,7 +93,7 @@ pub struct AdminParts {
     /// The store, where there is one.
     pub store: Option<Arc<Store>>,
     /// The memory tier before the store.
-    pub memory: Option<Arc<Mutex<MemoryTier>>>,
+    pub memory: Option<MemoryTier>,
     /// The source of captured frames, where captures are configured.
     pub tap: Option<Arc<Tap>>,
     /// The reloads so far.
@@ -184,8 +184,8 @@ impl AdminSource {
     pub(super) fn memory(&self) -> Option<MemoryStats> {
         let memory = self.memory.as_ref()?;
         let mut seen = self.memory_seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(memory) = memory.try_lock() {
-            *seen = memory.stats();
+        if let Some(stats) = memory.try_stats() {
+            *seen = stats;
         }
         Some(*seen)
     }

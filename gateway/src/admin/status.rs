@@ -10,7 +10,7 @@ use stoq::network::OpenPort;
 use stoq::nic::Offloads;
 use stoq::nic::interface::{Interface, InterfaceView};
 use stoq::rights::{Grant, MessageQueues, Right};
-use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats};
+use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats, ReadState};
 use stoq::send_limit::LimitTimes;
 use stoq::tls::NodeId;
 
@@ -120,6 +120,8 @@ struct StoreRow {
     checks: CheckState,
     damage: DamageState,
     memory: Option<MemoryStats>,
+    /// How blocks that are not in memory are read.
+    reads: ReadState,
 }
 
 impl Status {
@@ -242,5 +244,6 @@ fn kept(source: &AdminSource) -> Option<StoreRow> {
         checks: store.checks(),
         damage: store.damage(),
         memory: source.memory(),
+        reads: store.reads(),
     })
 }

@@ -8,8 +8,8 @@ use super::told::{Teller, Told};
 use super::verifier::Verifier;
 use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stoq::application::{Discard, Echo};
 use stoq::counters::Counter;
@@ -92,7 +92,7 @@ pub(crate) struct ApplicationHost {
     pub(super) statuses: Vec<Arc<WorkerStatus>>,
     /// A gateway's memory tier.
     #[allow(dead_code, reason = "the worlds count its blocks")]
-    pub(crate) memory: Option<Arc<Mutex<MemoryTier>>>,
+    pub(crate) memory: Option<MemoryTier>,
     /// A gateway's configuration, and the MTU of its device.
     config: Option<(NodeConfig, u16)>,
     /// Whether its process has died: its workers are not turned.
@@ -306,7 +306,7 @@ pub(super) fn gateway(
         idle: Idle::Spin,
         ..NodeConfig::default()
     };
-    let memory = Arc::new(Mutex::new(MemoryTier::new(MEMORY_TIER_BYTES, MemoryPages::Ordinary)));
+    let memory = MemoryTier::new(MEMORY_TIER_BYTES, MemoryPages::Ordinary);
     let parts = SeedParts {
         own: Some(identity.node_id()),
         hops: Some(hops),

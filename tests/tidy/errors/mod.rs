@@ -111,7 +111,7 @@ fn has_words(text: &str) -> bool {
 /// The code of a file without its unit tests.
 fn shipped(source: &Source) -> Option<&str> {
     let is_test = ["/tests.rs", "/testing.rs"].iter().any(|end| source.path.ends_with(end));
-    let is_shipped = ["src/", "gateway/src/", "dpdk/src/", "dpdk/sys/src/"]
+    let is_shipped = ["src/", "gateway/src/", "disk-ring/src/", "dpdk/src/", "dpdk/sys/src/"]
         .iter()
         .any(|room| source.path.starts_with(room));
     (is_shipped && !is_test)

@@ -62,8 +62,9 @@ impl Simulation {
             let gateway = self.world.gateway(index);
             connections += gateway.connections();
             let memory = gateway.memory.as_ref().expect("a gateway has a memory tier");
-            // A read that found no block may have taken one. It stays in the tier's pool when its payload goes.
-            let blocks_max = memory.lock().unwrap().stats().misses;
+            // A read that found no block, or went ahead, may have taken one. It stays in the tier's pool when its payload goes.
+            let stats = memory.stats();
+            let blocks_max = stats.misses + stats.ahead;
             blocks_bytes += (blocks_max * MEMORY_BLOCK_BYTES as u64).min(MEMORY_TIER_BYTES) as usize;
         }
         connections += self.world.clients.iter().map(|client| client.connections()).sum::<usize>();

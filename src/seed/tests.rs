@@ -1,0 +1,367 @@
+//! Requests to a seed whose disk hangs, errs, or is slow.
+
+use super::{Clocks, Disk, Lease, MemoryPages, MemoryTier, ReadsBy, Seed, SeedParts, Store, StoreConfig};
+use crate::application::Application;
+use crate::limits::{CONNECTION_READS_LEN_MAX, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN};
+use crate::queue::{
+    Answer, AppPort, Command, ConnectionId, Credit, Delivery, End, Ending, PeerRequest, RequestId, Sleeper,
+    WorkerPort, rings,
+};
+use crate::record::{Fetch, Locate, Put, Request};
+use crate::rights::StoreTerms;
+use crate::shard::Descriptor;
+use crate::token::{AnyToken, EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
+
+const BLOCK: usize = MEMORY_BLOCK_BYTES;
+/// A test that waits for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A disk whose reads of long files are answered when the test lets them.
+#[derive(Debug, Default)]
+struct HeldDisk {
+    state: Mutex<HeldState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct HeldState {
+    /// Reads of files that are as long as this hang; 0: none.
+    hangs_from_bytes: u64,
+    /// Reads that hang now.
+    hanging: usize,
+    error: Option<Errno>,
+    /// The thread that serves, and its reads.
+    serving: Option<ThreadId>,
+    by_serving: usize,
+}
+
+impl HeldDisk {
+    fn hang(&self, bytes: u64) {
+        self.state.lock().unwrap().hangs_from_bytes = bytes;
+        self.changed.notify_all();
+    }
+
+    fn hanging(&self) -> usize {
+        self.state.lock().unwrap().hanging
+    }
+}
+
+impl Disk for HeldDisk {
+    fn read(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        let mut state = self.state.lock().unwrap();
+        if state.serving == Some(std::thread::current().id()) {
+            // It does not hang, so that the test can say so.
+            state.by_serving += 1;
+            return file.read_exact_at(out, offset);
+        }
+        if let Some(error) = state.error {
+            return Err(error.into());
+        }
+        state.hanging += 1;
+        while state.hangs_from_bytes > 0 && length >= state.hangs_from_bytes {
+            state = self.changed.wait_timeout(state, PATIENCE).unwrap().0;
+        }
+        state.hanging -= 1;
+        drop(state);
+        file.read_exact_at(out, offset)
+    }
+}
+
+/// Bytes that differ by `seed`.
+fn payload(len: usize, seed: u8) -> Vec<u8> {
+    (0..len).map(|at| (at / 251) as u8 ^ (at as u8).wrapping_mul(31) ^ seed).collect()
+}
+
+/// Puts a payload into a store.
+pub(super) fn put(store: &Store, data: &[u8]) -> Token {
+    let length = data.len() as u64;
+    let (token, outboard) = Outboard::build(data, length).unwrap();
+    let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
+    let mut decoder = VerifiedDecoder::new(token, length, Ranges::all()).unwrap();
+    let mut writer = store.begin(token, length, Lease::default(), 0).unwrap();
+    let mut batch = Vec::new();
+    while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
+        for piece in batch.drain(..) {
+            match piece {
+                EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                EncodedPiece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
+            }
+        }
+        while let Some(piece) = decoder.poll() {
+            writer.write(&piece).unwrap();
+        }
+    }
+    writer.commit().unwrap();
+    token
+}
+
+/// A seed, and a test that plays its worker.
+struct Host {
+    _dir: tempfile::TempDir,
+    disk: Arc<HeldDisk>,
+    store: Arc<Store>,
+    memory: MemoryTier,
+    seed: Seed,
+    port: AppPort,
+    worker: WorkerPort,
+    requests: u64,
+    credits: HashMap<RequestId, Credit>,
+    sent: HashMap<RequestId, Vec<u8>>,
+    answers: HashMap<RequestId, Answer>,
+    ended: HashMap<RequestId, Ending>,
+}
+
+impl Host {
+    fn new(memory_bytes: usize) -> Self {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Arc::<HeldDisk>::default());
+        let store = Arc::new(Store::open_on(dir.path(), StoreConfig::default(), disk.clone()).unwrap());
+        let memory = MemoryTier::new(memory_bytes as u64, MemoryPages::Ordinary);
+        let parts = SeedParts {
+            own: Some(crate::tls::NodeId([7; 32])),
+            clocks: Clocks::system(),
+            ..SeedParts::alone(store.clone(), memory.clone())
+        };
+        let (port, worker) = rings(Sleeper::default().waker());
+        disk.state.lock().unwrap().serving = Some(std::thread::current().id());
+        Self {
+            _dir: dir,
+            disk,
+            store,
+            memory,
+            seed: Seed::new(parts, 0),
+            port,
+            worker,
+            requests: 0,
+            credits: HashMap::new(),
+            sent: HashMap::new(),
+            answers: HashMap::new(),
+            ended: HashMap::new(),
+        }
+    }
+
+    /// Delivers a request of the connection in `slot`.
+    fn ask(&mut self, slot: u32, request: Request) -> RequestId {
+        let connection = ConnectionId { worker: 0, slot, generation: 1 };
+        let id = RequestId::peer(connection, self.requests * 4);
+        self.requests += 1;
+        let credit = Credit::default();
+        self.credits.insert(id, credit.clone());
+        let asked = PeerRequest { request, node: None, early: false, credit, terms: StoreTerms::default() };
+        self.worker.deliver(Delivery::Asked(id, Box::new(asked)));
+        id
+    }
+
+    fn fetch(&mut self, slot: u32, token: Token) -> RequestId {
+        let (token, ranges) = (AnyToken::from(token), Ranges::all());
+        self.ask(slot, Request::Fetch(Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false }))
+    }
+
+    /// Polls the seed and takes its commands, until `ready`.
+    fn run(&mut self, ready: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !ready(self) {
+            assert!(begun.elapsed() < PATIENCE, "the seed goes no further");
+            let seed = &mut self.seed;
+            self.port.poll_and_wait(Duration::from_millis(100), |port| seed.poll(Instant::now(), port));
+            while let Some(command) = self.worker.command() {
+                match command {
+                    Command::Bytes(request, bytes) => {
+                        self.credits[&request].give_back(bytes.len());
+                        self.sent.entry(request).or_default().extend_from_slice(&bytes);
+                    }
+                    Command::Answer(request, answer) => drop(self.answers.insert(request, *answer)),
+                    Command::End(request, ending) => drop(self.ended.insert(request, ending)),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// The bytes of the answer to a FETCH of this payload.
+    fn end(&mut self, request: RequestId, data: &[u8]) {
+        self.run(|host| host.ended.contains_key(&request));
+        assert!(matches!(self.ended[&request], Ending::Finish), "{:?}", self.ended[&request]);
+        let (token, length) = (Token::of(data), data.len() as u64);
+        let mut decoder = VerifiedDecoder::new(token, length, Ranges::all()).unwrap();
+        decoder.push(&self.sent[&request]).unwrap();
+        let mut got = Vec::new();
+        while let Some(piece) = decoder.poll() {
+            got.extend_from_slice(&piece.data);
+        }
+        assert!(decoder.is_complete() && got == data);
+    }
+
+    fn get(&mut self, slot: u32, data: &[u8]) {
+        let request = self.fetch(slot, Token::of(data));
+        self.end(request, data);
+    }
+
+    fn put(&mut self, slot: u32, data: &[u8]) {
+        let descriptor = Descriptor::plain(Token::of(data), data.len() as u64).unwrap();
+        let put = Put { queue: 0, lease_s: 0, descriptor, lanes: None };
+        let request = self.ask(slot, Request::Put(put));
+        let piece = crate::token::VerifiedPiece { offset: 0, data: data.to_vec().into(), proofs: Vec::new() };
+        self.worker.deliver(Delivery::Piece { request, shard: None, piece });
+        self.worker.deliver(Delivery::Ended(request, End::Checked));
+        self.run(|host| matches!(host.answers.get(&request), Some(Answer::Done(_))));
+    }
+}
+
+#[test]
+fn a_hot_get_a_small_one_locate_and_put_end_while_the_disk_hangs_for_others() {
+    let mut host = Host::new(64 << 20);
+    let [hot, small, cold] = [payload(3 * BLOCK / 2, 1), payload(4096, 2), payload(3 * BLOCK, 3)];
+    for data in [&hot, &small, &cold] {
+        put(&host.store, data);
+    }
+    host.get(1, &hot);
+    let held = host.disk.clone();
+    held.hang(cold.len() as u64);
+    // Four that hang: one on the connection of the hot GETs, before them.
+    let hanging = [1, 2, 3, 4].map(|slot| host.fetch(slot, Token::of(&cold)));
+    host.run(|host| host.disk.hanging() > 0);
+    for _ in 0..3 {
+        host.get(1, &hot);
+        host.get(5, &hot);
+        // From the disk first, which answers for others.
+        host.get(5, &small);
+    }
+    let locate = host.ask(5, Request::Locate(Locate { token: Token::of(&cold).into() }));
+    host.run(|host| matches!(host.answers.get(&locate), Some(Answer::Holders(_))));
+    host.put(5, &payload(100, 4));
+    assert!(hanging.iter().all(|request| !host.ended.contains_key(request)));
+    assert!(held.hanging() > 0, "it still hangs");
+    held.hang(0);
+    for request in hanging {
+        host.end(request, &cold);
+    }
+    assert_eq!(held.state.lock().unwrap().by_serving, 0, "the thread that serves reads nothing");
+    let stats = host.memory.stats();
+    assert_eq!(stats.coming, 0);
+    // Each block was read once, for the four together: the cold payload's pairs are a block, the hot one's too.
+    assert_eq!(stats.blocks, 2 + 1 + 1 + 3 + 1);
+}
+
+#[test]
+fn blocks_are_read_ahead_of_a_get_within_its_bound_and_each_is_counted() {
+    let mut host = Host::new(64 << 20);
+    let long = payload(8 * BLOCK, 1);
+    put(&host.store, &long);
+    host.disk.hang(long.len() as u64);
+    let request = host.fetch(1, Token::of(&long));
+    let coming = READ_AHEAD_LEN + 1;
+    host.run(|host| host.memory.stats().coming == coming);
+    host.run(|host| host.disk.hanging() as u64 == coming);
+    assert_eq!(host.memory.stats().ahead, READ_AHEAD_LEN, "a GET that waits asks for no more");
+    host.disk.hang(0);
+    host.end(request, &long);
+    let stats = host.memory.stats();
+    assert_eq!((stats.ahead, stats.ahead_hits, stats.ahead_wasted), (7, 7, 0));
+    // A range of two blocks has nothing read beyond it.
+    host.memory.forget(&Token::of(&long));
+    let ranges = Ranges::covering(BLOCK as u64..3 * BLOCK as u64).unwrap();
+    let token = Token::of(&long).into();
+    let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false };
+    let request = host.ask(1, Request::Fetch(fetch));
+    host.run(|host| host.ended.contains_key(&request));
+    assert_eq!(host.memory.stats().ahead, 8, "one more");
+}
+
+#[test]
+fn a_tier_of_one_block_and_none_serve_many_cold_gets() {
+    for memory_bytes in [0, BLOCK] {
+        let mut host = Host::new(memory_bytes);
+        let long = payload(2 * BLOCK + 1000, 1);
+        put(&host.store, &long);
+        let requests: Vec<_> = (0..40).map(|at| host.fetch(at % 8, Token::of(&long))).collect();
+        for request in requests {
+            host.end(request, &long);
+        }
+        assert_eq!(host.memory.stats().ahead, 0, "there is no room to read ahead");
+    }
+}
+
+#[test]
+fn a_connection_has_a_bounded_number_of_reads_and_gives_them_up_with_its_requests() {
+    let mut host = Host::new(256 << 20);
+    let payloads: Vec<_> = (0..40).map(|seed| payload(100_000, seed)).collect();
+    for data in &payloads {
+        put(&host.store, data);
+    }
+    host.disk.hang(100_000);
+    let requests: Vec<_> = payloads.iter().map(|data| host.fetch(1, Token::of(data))).collect();
+    host.run(|host| host.memory.stats().coming == CONNECTION_READS_LEN_MAX as u64);
+    let other = host.fetch(2, Token::of(&payloads[39]));
+    host.run(|host| host.memory.stats().coming == CONNECTION_READS_LEN_MAX as u64 + 1);
+    assert_eq!(host.store.requests_waiting(), CONNECTION_READS_LEN_MAX + 1);
+    // The first is given up while it waits: its block comes all the same, and the next ones begin.
+    host.worker.deliver(Delivery::Ended(
+        requests[0],
+        End::Failed(crate::record::ErrorRecord::new(crate::record::ErrorCode::Internal, 0, "given up")),
+    ));
+    host.disk.hang(0);
+    host.end(other, &payloads[39]);
+    for (request, data) in requests.into_iter().zip(&payloads).skip(1) {
+        host.end(request, data);
+    }
+    assert_eq!(host.store.requests_waiting(), 0);
+}
+
+#[test]
+fn a_read_that_fails_ends_its_request_and_the_payload_is_looked_into() {
+    let mut host = Host::new(64 << 20);
+    let long = payload(3 * BLOCK, 1);
+    let token = put(&host.store, &long);
+    host.disk.state.lock().unwrap().error = Some(Errno::IO);
+    let request = host.fetch(1, token);
+    host.run(|host| host.ended.contains_key(&request));
+    let Ending::Refuse(failure) = &host.ended[&request] else { panic!("{:?}", host.ended[&request]) };
+    assert_eq!(failure.code, crate::record::ErrorCode::Internal, "{failure:?}");
+    host.run(|host| host.store.damage().set_aside == 1);
+    assert!(host.store.get(&token).unwrap().is_none());
+    assert!(host.store.reads().failed > 0 && host.store.reads().in_flight == 0);
+}
+
+#[test]
+fn blocks_have_the_same_bytes_past_the_page_cache_and_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
+    let memory = MemoryTier::new(16 << 20, MemoryPages::Ordinary);
+    let data = payload(2 * BLOCK + 12_345, 1);
+    let token = put(&store, &data);
+    let path = dir.path().join("data").join(&token.hex()[..2]).join(format!("{}.blob", token.hex()));
+    for round in 1..=4 {
+        if round % 2 == 1 {
+            // Where the file system has another store than the page cache, its pages go.
+            let file = File::open(&path).unwrap();
+            file.sync_all().unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        } else {
+            // All of it is in the page cache.
+            assert!(std::fs::read(&path).unwrap() == data);
+        }
+        let held = store.get(&token).unwrap().unwrap();
+        let mut got = Vec::new();
+        while got.len() < data.len() {
+            got.extend_from_slice(&memory.read(&held, got.len() as u64, BLOCK).unwrap());
+        }
+        assert!(got == data, "{round}");
+        memory.forget(&token);
+        let reads = store.reads();
+        assert_eq!(reads.cached + reads.direct + reads.buffered, 3 * round, "{reads:?}");
+        assert_eq!((reads.failed, reads.in_flight), (0, 0));
+        assert!(
+            round % 2 == 1 || reads.by == Some(ReadsBy::Threads) || reads.cached >= 3 * round / 2,
+            "{reads:?}"
+        );
+    }
+}
