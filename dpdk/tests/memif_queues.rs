@@ -78,8 +78,9 @@ fn queues_that_the_client_lacks_send_by_the_first_ring_and_receive_nothing() {
                 }
             }
             let of_servers = crossed(&mut servers, &mut clients);
-            for sender in 0..3 {
-                let by = if sender < usize::from(queues) { sender } else { 0 };
+            // A queue that the client lacks sends by the first.
+            let by = |sender| if sender < usize::from(queues) { sender } else { 0 };
+            for (sender, by) in (0..3).map(|sender| (sender, by(sender))) {
                 assert_eq!(
                     of_servers[by][sender], FRAMES,
                     "queue {sender} of three, of {queues} at the client"
