@@ -12,7 +12,13 @@ class Names(unittest.TestCase):
         self.assertEqual(len(set(rows())), len(rows()))
         self.assertEqual(parse("scale-message-1500-w4"), ("message", 1500, 4, 0, 4))
         self.assertEqual(parse("scale-file-get-9000-w2-v1-q1"), ("file-get", 9000, 2, 1, 1))
-        for row in ("scale-message-1500", "scale-message-1400-w1", "scale-ping-1500-w1", "message-1500", "scale-put-1500-w0"):
+        for row in (
+            "scale-message-1500",
+            "scale-message-1400-w1",
+            "scale-ping-1500-w1",
+            "message-1500",
+            "scale-put-1500-w0",
+        ):
             self.assertIsNone(parse(row), row)
 
 

@@ -3,8 +3,8 @@
 import unittest
 
 from harness import Failed
-from wan import COLD_S, STEADY_S, Overrun, goodput, kept_up
 from results import spliced
+from wan import COLD_S, STEADY_S, Overrun, goodput, kept_up
 from wan_docs import HEADING, NEXT, lines, section
 from wan_rows import WHO, Path, parse, rows
 

@@ -205,7 +205,9 @@ def main():
     directory = Path(sys.argv[2])
     directory.mkdir(exist_ok=True)
     page = directory.with_suffix(".md")
-    page.write_text(spliced(page.read_text(), HEADING, NEXT, "\n".join(section(summary, [*draw(summary, directory)])) + "\n"))
+    page.write_text(
+        spliced(page.read_text(), HEADING, NEXT, "\n".join(section(summary, [*draw(summary, directory)])) + "\n")
+    )
 
 
 if __name__ == "__main__":
