@@ -151,6 +151,11 @@ impl ApplicationHost {
         self.work = self.statuses.iter().map(begin).map(Some).collect();
     }
 
+    /// Whether a worker does nothing else before its work has taken its time.
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
+        self.work.iter().flatten().any(|work| now < work.busy_until)
+    }
+
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let parts = self.workers.iter().zip(&self.callers).zip(&self.work);
         let due = parts.filter_map(|((worker, caller), work)| match work {

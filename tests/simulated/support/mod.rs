@@ -310,11 +310,11 @@ impl World {
         hosts.chain(raw).chain(links.filter_map(SimulatedLink::next_delivery)).min()
     }
 
-    /// Lets the stores' threads finish what requests wait for: it takes no virtual time.
+    /// Lets the stores' threads finish what requests wait for: it takes no virtual time. A worker whose work takes virtual time looks at it later.
     #[track_caller]
     fn wait_for_stores(&mut self) {
         let begun = Instant::now();
-        while self.stores.iter().any(|store| store.requests_waiting() > 0) {
+        while self.stores.iter().any(|store| store.requests_waiting() > 0) && !self.gateway.is_busy(self.now) {
             assert!(begun.elapsed() < PATIENCE, "a store's thread does not answer\n{}", self.report());
             std::thread::park_timeout(Duration::from_micros(200));
             self.settle();
