@@ -111,6 +111,7 @@ fn the_metrics_count_what_clients_did() {
             ["requests", kind, result] => {
                 samples(&all, "stoq_requests_total", &[("kind", kind), ("result", result)])
             }
+            ["rights", "refused", right] => samples(&all, "stoq_rights_refused_total", &[("right", right)]),
             ["hops", result] => samples(&all, "stoq_hops_total", &[("result", result)]),
             [result, "polls"] => samples(&all, "stoq_polls_total", &[("result", result)]),
             _ => samples(&all, &plain, &[("worker", "0")]),

@@ -45,7 +45,7 @@ fn a_file_is_put_and_got_over_both_families() {
         );
     }
     let (kept, temporary) = site.kept();
-    assert_eq!((kept.len(), temporary.len()), (6, 0), "of each: the payload, its outboard, its lease");
+    assert_eq!((kept.len(), temporary.len()), (4, 0), "of each: the payload and its outboard");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_second_put_of_the_same_payload_is_answered_at_once() {
     let first = json(site.client("put").arg(&path));
     let second = json(site.client("put").arg(&path));
     assert_eq!((&first["token"], &second["token"]), (&token.as_str().into(), &token.as_str().into()));
-    assert_eq!(site.kept().0.len(), 3, "one payload, its outboard and its lease");
+    assert_eq!(site.kept().0.len(), 2, "one payload and its outboard");
 }
 
 #[test]

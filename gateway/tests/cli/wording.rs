@@ -94,7 +94,9 @@ pub(crate) fn fault(stderr: &str) -> Option<String> {
     if let Some(phrase) = EMPTY.iter().find(|phrase| stderr.contains(**phrase)) {
         return Some(format!("{phrase:?} says nothing"));
     }
-    said.trim_end().ends_with('.').then(|| "it ends in a full stop".into())
+    // Three of them say that an argument may be given several times.
+    let said = said.trim_end();
+    (said.ends_with('.') && !said.ends_with("...")).then(|| "it ends in a full stop".into())
 }
 
 /// Checks the standard error of a tool that ended with this code, where the code means a failure.
