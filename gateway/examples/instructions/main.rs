@@ -40,7 +40,7 @@ use stoq::queue::{
     self, Answer, AppPort, Ask, Command, ConnectionEvent, ConnectionId, Credit, Delivery, Ending, RequestId,
 };
 use stoq::record::Put;
-use stoq::seed::{Lease, MemoryPages, MemoryTier, Seed, SeedParts, Store, StoreConfig};
+use stoq::seed::{Disk, Lease, MemoryPages, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::QueueRoutes;
 use stoq::shard::Descriptor;
 use stoq::tls::{
@@ -183,7 +183,8 @@ fn encode(payload: &[u8], outboard: Outboard) -> anyhow::Result<Vec<Bytes>> {
 
 /// A seed that holds the payload.
 fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<Seed> {
-    let store = Arc::new(Store::open(directory.path(), StoreConfig::default())?);
+    let disk = Arc::new(DiskOfThreads);
+    let store = Arc::new(Store::open_on(directory.path(), StoreConfig::default(), disk)?);
     let mut writer = store.begin(token, PAYLOAD_BYTES as u64, Lease::default(), 0)?;
     let mut decoder = VerifiedDecoder::new(token, PAYLOAD_BYTES as u64, Ranges::all())?;
     for chunk in encoded {
@@ -196,6 +197,12 @@ fn seed(directory: &TempDir, token: Token, encoded: &[Bytes]) -> anyhow::Result<
     let memory = MemoryTier::new(2 * PAYLOAD_BYTES as u64, MemoryPages::Ordinary);
     Ok(Seed::new(SeedParts::alone(store, memory), 0))
 }
+
+/// Reads by threads: valgrind runs one thread at a time, and lets no other run while one waits in io_uring.
+#[derive(Debug)]
+struct DiskOfThreads;
+
+impl Disk for DiskOfThreads {}
 
 /// The server's workers and the client's, ready for their first turn, with their statuses in this order.
 struct Pair {

@@ -314,7 +314,8 @@ impl World {
     #[track_caller]
     fn wait_for_stores(&mut self) {
         let begun = Instant::now();
-        while self.stores.iter().any(|store| store.requests_waiting() > 0) && !self.gateway.is_busy(self.now) {
+        while self.stores.iter().any(|store| store.requests_waiting() > 0) && !self.gateway.is_busy(self.now)
+        {
             assert!(begun.elapsed() < PATIENCE, "a store's thread does not answer\n{}", self.report());
             std::thread::park_timeout(Duration::from_micros(200));
             self.settle();
