@@ -141,7 +141,7 @@ fn a_client_of_one_queue_is_served_by_both_workers_of_a_memif_with_two() {
     let ended = gateway.event().expect("the gateway ends in order");
     let count = |worker: usize, name: &str| ended["workers"][worker]["counters"][name].as_u64().unwrap_or(0);
     assert_eq!(count(1, "rx_packets"), 0, "the client has no second queue: {ended}");
-    assert!(count(1, "handovers_in") > 100 && count(1, "tx_packets") > 100, "{ended}");
+    assert!(count(1, "handovers_in") > 100 && count(1, "tx_packets") > 10, "{ended}");
     assert_eq!((count(1, "drop_no_buffer"), count(1, "drop_handover_full")), (0, 0), "{ended}");
     assert!(gateway.end().success());
     let told = "the other side of the memif has 1 of this side's 2 queues";
