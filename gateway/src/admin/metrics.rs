@@ -356,7 +356,7 @@ fn store(source: &AdminSource, out: &mut Exposition) {
     }
     gauge("stoq_store_entries", "Payloads and sets in the store.", census.entries);
     gauge("stoq_store_unfinished", "Payloads and blobs that are being written.", census.unfinished);
-    gauge("stoq_store_leases", "Entries whose lease ends.", census.leases);
+    gauge("stoq_store_leases", "Leases that end; an entry has one for each owner.", census.leases);
     gauge("stoq_store_cached_entries", "Entries that are only cached.", census.cached);
     gauge("stoq_store_cached_bytes", "Bytes of entries that are only cached.", census.cached_bytes);
     let clock = store.clock_state();
