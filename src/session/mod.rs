@@ -423,10 +423,12 @@ impl Session {
     pub(crate) fn stream_event(&mut self, conn: &mut Connection, event: StreamEvent, cx: &mut Context<'_>) {
         match event {
             StreamEvent::Opened { dir } => {
+                let mut ever = 0;
                 while let Some(id) = conn.streams().accept(dir) {
+                    ever = id.index() + 1;
                     self.accept(conn, id, dir);
                 }
-                stream_room::widen(conn, dir);
+                stream_room::widen(conn, dir, ever);
             }
             StreamEvent::Readable { id } => self.arrived(conn, id, cx),
             StreamEvent::Writable { id } => self.turns.writable(self.chains.first_written(id)),

@@ -2,20 +2,21 @@
 //!
 //! quinn-proto keeps an entry for every stream that the peer may open, opened or not: 34 kB for all that STOQ allows, which most connections
 //! never use. So a peer may open [`crate::limits::STREAMS_FIRST_LEN`] in each direction at first, and four times as many as it has open from then on: it
-//! waits for room only where it opens that many within one round trip.
+//! waits for room only where it opens that many within one round trip. Of unidirectional streams, which carry the parts of long halves, a long
+//! path holds many that have not arrived, and few are open: there those count that were ever opened.
 
 use crate::limits::{REQUESTS_LEN_MAX, STREAMS_UNI_LEN_MAX};
 use quinn_proto::{Connection, Dir, VarInt};
 
-/// Lets the peer open more streams in this direction, if it has a quarter of them open.
+/// Lets the peer open more streams in this direction, if it has a quarter of them open, or has opened `ever` unidirectional ones so far.
 #[inline]
-pub(super) fn widen(conn: &mut Connection, dir: Dir) {
+pub(super) fn widen(conn: &mut Connection, dir: Dir, ever: u64) {
     let (open, allowed) = (conn.streams().remote_open_streams(dir), conn.max_concurrent_streams(dir));
-    let most = match dir {
-        Dir::Bi => REQUESTS_LEN_MAX,
-        Dir::Uni => STREAMS_UNI_LEN_MAX,
+    let (used, most) = match dir {
+        Dir::Bi => (open, REQUESTS_LEN_MAX),
+        Dir::Uni => (open.max(ever), STREAMS_UNI_LEN_MAX),
     };
-    if let Some(wider) = wider(open, allowed, most) {
+    if let Some(wider) = wider(used, allowed, most) {
         // RFC 9000 §4.6: MAX_STREAMS tells the peer.
         conn.set_max_concurrent_streams(dir, VarInt::from_u64(wider).unwrap_or(VarInt::MAX));
     }
@@ -23,7 +24,7 @@ pub(super) fn widen(conn: &mut Connection, dir: Dir) {
 
 /// How many streams a peer may have that has `open` of the `allowed` ones, if that is more.
 fn wider(open: u64, allowed: u64, most: u64) -> Option<u64> {
-    let wider = (4 * open).next_power_of_two().min(most);
+    let wider = open.min(most).saturating_mul(4).next_power_of_two().min(most);
     (wider > allowed).then_some(wider)
 }
 
