@@ -173,6 +173,8 @@ fn fetches_of_one_peer_are_answered_in_their_order() {
     let (mut world, peer) = World::connected();
     let bytes = payload(6 << 20);
     let token = world.put(&peer, &bytes);
+    // An answer that waits for the disk lets later ones pass it, so the payload is brought into memory first.
+    assert!(joined(&world.get(&peer, token, Ranges::all())) == bytes);
     let requests: Vec<_> = (0..8).map(|_| world.caller(&peer).fetch(&peer, token, Ranges::all())).collect();
     let (waiting, all) = (peer.clone(), requests.clone());
     world.run(Duration::from_secs(60), "the first of eight", |world| {
