@@ -1,6 +1,6 @@
 """The scale rows as Markdown: scale_docs.py SUMMARY [DOCS].
 
-SUMMARY is what run.py writes beside its JSON lines. Without DOCS the section is printed; with it, the part of DOCS.md from its heading to the next
+SUMMARY is what run.py writes beside its JSON lines, or a list of several runs. Without DOCS the section is printed; with it, the part of DOCS.md from its heading to the next
 is replaced.
 """
 
@@ -37,29 +37,38 @@ def cell(summary, row, one):
     return f"{median(values):.2f}{ratio}"
 
 
-def section(summary):
-    """The lines of the section; none where no scale row was measured."""
-    lines = shapes(summary)
-    if not lines:
+def section(summaries):
+    """The lines of the section, of one run or of several, a table each; none where no scale row was measured."""
+    summaries = [one for one in summaries if shapes(one)]
+    if not summaries:
         return
-    e = summary["environment"]
+    yield HEADING + "\n"
+    yield (
+        "memif, two processes, every worker pinned to a core of its own; **no physical NIC**. Gbit/s of payload, medians; in brackets, the ratio to one worker "
+        "a side in the same run. memif copies on the sender's and receiver's cores, and has no RSS: each queue of the client is a queue of the gateway. "
+        "Another machine than that of the rest of this page, where the processor differs: compare within one table."
+    )
+    yield ""
+    for summary in summaries:
+        yield from run(summary)
+
+
+def run(summary):
+    """The conditions and the table of one run."""
+    lines, e = shapes(summary), summary["environment"]
     rounds = f"{e['rounds']} round{'s' * (e['rounds'] != 1)}"
     if e["rounds"] < 3:
         rounds += ": an example, not figures to quote"
     widths = sorted({workers for rows in lines.values() for workers in rows})
-    yield HEADING + "\n"
     yield (
-        f"Measured {e['date']} by `scripts/bench/run.sh --scale` ({rounds}; rows in turn) at commit {e['commit']}, "
-        f"release build {e['build']}; DPDK {e['dpdk']}, Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores. Another machine than that of the rest of this "
-        "page, where the processor differs: compare within this table. memif, two processes, every worker pinned to a core of its own; **no physical NIC**. "
-        "Gbit/s of payload, medians; in brackets, the ratio to one worker a side in the same run. memif copies on the sender's and receiver's cores, and "
-        "has no RSS: each queue of the client is a queue of the gateway."
+        f"Measured {e['date']} by `scripts/bench/run.sh --scale` ({rounds}; rows in turn) at commit {e['commit']}, release build {e['build']}; DPDK {e['dpdk']}, "
+        f"Linux {e['kernel']} on {e['cpu']}, {e['cores']} cores."
     )
     yield ""
     beside = ", ".join(f"{ratio:.2f} on {width} cores" for width, ratio in e.get("beside", {}).items())
     if beside:
         yield (
-            f"The machine itself does not scale by one: a loop of additions that shares nothing has, of its speed alone, {beside} at once (the mean of "
+            f"The cores of that machine beside each other: a loop of additions that shares nothing had, of its speed alone, {beside} at once (the mean of "
             "the cores)."
         )
         yield ""
@@ -86,8 +95,8 @@ def reasons(summary):
 
 
 def main():
-    summary = json.loads(Path(sys.argv[1]).read_text())
-    text = "\n".join(section(summary))
+    kept = json.loads(Path(sys.argv[1]).read_text())
+    text = "\n".join(section(kept if isinstance(kept, list) else [kept]))
     if not sys.argv[2:]:
         print(text)
         return

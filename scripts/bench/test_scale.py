@@ -32,13 +32,13 @@ class Section(unittest.TestCase):
             "scale-put-1500-w1-v1": {"gbit_per_s": [6.0]},
         }
         missing = {"scale-put-1500-w7": [{"kind": "absent", "why": "14 cores"}]}
-        text = "\n".join(section({"environment": environment, "rows": measured, "missing": missing}))
+        text = "\n".join(section([{"environment": environment, "rows": measured, "missing": missing}]))
         self.assertTrue(text.startswith(HEADING))
         self.assertIn("| put, checked and dropped | 1500 | 5.00 (1.00) | 9.00 (1.80) | absent |", text)
         self.assertIn("| put, checked and dropped, a verify thread a worker | 1500 | 6.00 (1.20) |  |  |", text)
         self.assertIn("0.80 on 4 cores", text)
         self.assertIn("- 14 cores", text)
-        self.assertEqual(list(section({"environment": {}, "rows": {}, "missing": {}})), [])
+        self.assertEqual(list(section([{"environment": {}, "rows": {}, "missing": {}}])), [])
 
 
 if __name__ == "__main__":
