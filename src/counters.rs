@@ -203,6 +203,30 @@ counters! {
     RequestsMirrorRefused = "requests_mirror_refused",
     /// Peers' MIRRORs that their peers gave up, or whose connection ended early.
     RequestsMirrorAbandoned = "requests_mirror_abandoned",
+    /// Peers' LISTs answered.
+    RequestsListOk = "requests_list_ok",
+    /// Peers' LISTs answered with ERROR.
+    RequestsListRefused = "requests_list_refused",
+    /// Peers' LISTs that their peers gave up, or whose connection ended early.
+    RequestsListAbandoned = "requests_list_abandoned",
+    /// Peers' STATs answered.
+    RequestsStatOk = "requests_stat_ok",
+    /// Peers' STATs answered with ERROR.
+    RequestsStatRefused = "requests_stat_refused",
+    /// Peers' STATs that their peers gave up, or whose connection ended early.
+    RequestsStatAbandoned = "requests_stat_abandoned",
+    /// Peers' REMOVEs answered.
+    RequestsRemoveOk = "requests_remove_ok",
+    /// Peers' REMOVEs answered with ERROR.
+    RequestsRemoveRefused = "requests_remove_refused",
+    /// Peers' REMOVEs that their peers gave up, or whose connection ended early.
+    RequestsRemoveAbandoned = "requests_remove_abandoned",
+    /// Peers' RENEWs answered.
+    RequestsRenewOk = "requests_renew_ok",
+    /// Peers' RENEWs answered with ERROR.
+    RequestsRenewRefused = "requests_renew_refused",
+    /// Peers' RENEWs that their peers gave up, or whose connection ended early.
+    RequestsRenewAbandoned = "requests_renew_abandoned",
     /// PUTs refused because their peers lack the right `put`.
     RightsRefusedPut = "rights_refused_put",
     /// FETCHes refused because their peers lack the right `get`.
@@ -215,6 +239,10 @@ counters! {
     RightsRefusedTransit = "rights_refused_transit",
     /// Streams of messages and QUIC datagrams refused because their peers may not send to their queues.
     RightsRefusedMessages = "rights_refused_messages",
+    /// LISTs and STATs refused because their peers lack the right `list`.
+    RightsRefusedList = "rights_refused_list",
+    /// REMOVEs refused because their peers lack the right `remove`.
+    RightsRefusedRemove = "rights_refused_remove",
     /// Records read from peers.
     RecordsIn = "records_in",
     /// Records written to peers.

@@ -122,6 +122,10 @@ pub const HOPS_LEN_MAX: usize = 8;
 pub const HOP_LIMIT_MAX: u8 = 16;
 /// Holders in one HOLDERS (protocol §8).
 pub const HOLDERS_LEN_MAX: usize = 64;
+/// Entries in one LISTED (protocol §8).
+pub const LISTED_LEN_MAX: usize = 256;
+/// Leases that one entry of LISTED shows (protocol §8).
+pub const LISTED_LEASES_LEN_MAX: usize = 1024;
 /// Sources in one MIRROR (protocol §8).
 pub const MIRROR_SOURCES_MAX: usize = 64;
 /// HAVE records that a peer may send, a second (protocol §8).

@@ -4,7 +4,8 @@ use data_encoding::HEXLOWER;
 use serde::Deserialize;
 use stoq::record::{
     Coding, Continuation, Coverage, Descriptor, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holder,
-    Holders, Hop, Locate, MessageHeader, Mirror, OkRecord, Put, Record, RecordReader, RecordType, Settings,
+    Holders, Hop, LeaseHolder, LeaseScope, List, Listed, ListedEntry, ListedLease, Locate, MessageHeader,
+    Mirror, OkRecord, Put, Record, RecordReader, RecordType, Remove, Renew, Settings, Stat,
 };
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
@@ -81,8 +82,14 @@ fn written(name: &str) -> Vec<u8> {
             inflight_max: Some(256),
             roles: Some(Settings::ROLE_SEED | Settings::ROLE_ROUTE),
             continued: Some(1),
+            leases: None,
         }
         .emit_record(&mut out),
+        "settings-leases" => {
+            let roles = Some(Settings::ROLE_SEED);
+            Settings { roles, continued: Some(1), leases: Some(1), ..Settings::default() }
+                .emit_record(&mut out);
+        }
         "settings-empty" => Settings::default().emit_record(&mut out),
         "go-away" => GoAway { retry_ms: 5_000 }.emit_record(&mut out),
         "continuation" => Continuation { stream: 70 }.emit_record(&mut out),
@@ -159,6 +166,12 @@ fn written(name: &str) -> Vec<u8> {
             Holders { holders }.emit_record(&mut out);
         }
         "holders-nobody" => Holders::default().emit_record(&mut out),
+        "stat" => Stat { scope: LeaseScope::Own, token: abc().into() }.emit_record(&mut out),
+        "stat-all" => Stat { scope: LeaseScope::All, token: set().into() }.emit_record(&mut out),
+        "remove" => Remove { token: abc().into() }.emit_record(&mut out),
+        "renew" => Renew { token: set().into(), lease_s: 604_800 }.emit_record(&mut out),
+        name if name.starts_with("listed") => listed(name).emit_record(&mut out),
+        name if name.starts_with("list") => list(name).emit_record(&mut out),
         "ok" => OkRecord { length_bytes: 3, descriptor: None }.emit_record(&mut out),
         "ok-with-descriptor" => OkRecord { length_bytes: 3, descriptor: Some(plain) }.emit_record(&mut out),
         "done" => Done { bytes: 3, token: abc().into() }.emit_record(&mut out),
@@ -172,6 +185,56 @@ fn written(name: &str) -> Vec<u8> {
         _ => panic!("no record is named {name}"),
     }
     out
+}
+
+fn list(name: &str) -> List {
+    match name {
+        "list" => List::default(),
+        "list-filtered" => List {
+            scope: LeaseScope::All,
+            after: Some(set().into()),
+            holder: Some(LeaseHolder::Node(NodeId([0xa1; 32]))),
+            length_min_bytes: 16_384,
+            length_max_bytes: 1 << 30,
+            ends_s: 86_400,
+            entries_max: 100,
+        },
+        "list-anonymous" => {
+            List { scope: LeaseScope::All, holder: Some(LeaseHolder::Anonymous), ..List::default() }
+        }
+        _ => panic!("no LIST is named {name}"),
+    }
+}
+
+fn listed(name: &str) -> Listed {
+    let lease = |holder, expires_s| ListedLease { holder, expires_s };
+    let payload = ListedEntry {
+        token: abc().into(),
+        coverage: Coverage::All,
+        length_bytes: 3,
+        stored_bytes: 5_632,
+        leases: 0,
+        shown: Vec::new(),
+    };
+    match name {
+        "listed" => {
+            let shown =
+                vec![lease(LeaseHolder::Node(NodeId([0xa1; 32])), 0), lease(LeaseHolder::Anonymous, 3_600)];
+            let lanes = ListedEntry {
+                token: set().into(),
+                coverage: Coverage::Lanes(lanes(&[0, 1])),
+                length_bytes: 100_000,
+                stored_bytes: 70_000,
+                leases: 1,
+                shown: vec![lease(LeaseHolder::Cache, 60)],
+            };
+            let entries = vec![ListedEntry { leases: 2, shown, ..payload }, lanes];
+            Listed { next: Some(set().into()), entries }
+        }
+        "listed-nothing" => Listed::default(),
+        "listed-kept-for-others" => Listed { next: None, entries: vec![payload] },
+        _ => panic!("no LISTED is named {name}"),
+    }
 }
 
 /// Reads one record and writes it again.
@@ -197,6 +260,11 @@ fn rewritten(bytes: &[u8]) -> Result<Vec<u8>, ErrorCode> {
         RecordType::Fetch => again::<Fetch>(&whole),
         RecordType::Mirror => again::<Mirror>(&whole),
         RecordType::Locate => again::<Locate>(&whole),
+        RecordType::List => again::<List>(&whole),
+        RecordType::Stat => again::<Stat>(&whole),
+        RecordType::Remove => again::<Remove>(&whole),
+        RecordType::Renew => again::<Renew>(&whole),
+        RecordType::Listed => again::<Listed>(&whole),
         RecordType::Ok => again::<OkRecord>(&whole),
         RecordType::Holders => again::<Holders>(&whole),
         RecordType::Done => again::<Done>(&whole),
@@ -261,6 +329,11 @@ fn parse_all(body: &[u8]) {
     one::<Fetch>(body);
     one::<Mirror>(body);
     one::<Locate>(body);
+    one::<List>(body);
+    one::<Stat>(body);
+    one::<Remove>(body);
+    one::<Renew>(body);
+    one::<Listed>(body);
     one::<OkRecord>(body);
     one::<Holders>(body);
     one::<Done>(body);

@@ -10,8 +10,8 @@ use libfuzzer_sys::fuzz_target;
 use std::fmt::Debug;
 use stoq::limits::REASON_BYTES_MAX;
 use stoq::record::{
-    Continuation, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, Locate, MessageHeader,
-    Mirror, OkRecord, Payload, Put, Record, RecordReader, RecordType, Settings,
+    Continuation, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, List, Listed, Locate,
+    MessageHeader, Mirror, OkRecord, Payload, Put, Record, RecordReader, RecordType, Remove, Renew, Settings, Stat,
 };
 
 /// What one stream gives: its records, then how it ends.
@@ -91,6 +91,11 @@ fuzz_target!(|input: &[u8]| {
             RecordType::Fetch => rewrite::<Fetch>(&body),
             RecordType::Mirror => rewrite::<Mirror>(&body),
             RecordType::Locate => rewrite::<Locate>(&body),
+            RecordType::List => rewrite::<List>(&body),
+            RecordType::Stat => rewrite::<Stat>(&body),
+            RecordType::Remove => rewrite::<Remove>(&body),
+            RecordType::Renew => rewrite::<Renew>(&body),
+            RecordType::Listed => rewrite::<Listed>(&body),
             RecordType::Ok => rewrite::<OkRecord>(&body),
             RecordType::Holders => rewrite::<Holders>(&body),
             RecordType::Done => rewrite::<Done>(&body),

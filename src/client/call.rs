@@ -7,7 +7,7 @@ use crate::application::Asker;
 use crate::gather::{self, Gather, HolderReport};
 use crate::names::ResolveError;
 use crate::queue::{Ask, CloseReason, ConnectionId, Credit};
-use crate::record::{Done, Holder, OkRecord, Payload};
+use crate::record::{Done, Holder, Listed, OkRecord, Payload};
 use crate::tls::NodeId;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -146,6 +146,7 @@ pub(super) enum AnswerChannel {
     Fetch(FetchAnswer),
     Holders(oneshot::Sender<Result<Vec<Holder>, ClientError>>),
     Done(oneshot::Sender<Result<Done, ClientError>>),
+    Listed(oneshot::Sender<Result<Listed, ClientError>>),
 }
 
 pub(super) struct PutAnswer {

@@ -84,6 +84,7 @@ mod fetch;
 mod gathering;
 mod inbox;
 mod input;
+mod leases;
 mod payload;
 mod peer;
 mod prepare;

@@ -160,7 +160,7 @@ impl PendingRequest {
     }
 
     /// Waits for an answer that is a single record.
-    async fn answer<T>(
+    pub(super) async fn answer<T>(
         &mut self,
         reply: oneshot::Receiver<Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
@@ -197,6 +197,10 @@ impl Peer {
     /// The peer's node ID, if the peer showed a certificate before the connection was returned: see [`super::ConnectOptions::early`].
     pub fn node(&self) -> Option<NodeId> {
         self.0.node
+    }
+
+    pub(super) fn link(&self) -> &Arc<PeerLink> {
+        &self.0
     }
 
     pub(super) fn connection(&self) -> ConnectionId {

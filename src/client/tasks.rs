@@ -82,11 +82,17 @@ impl Tasks {
                 Some(AnswerChannel::Put(PutAnswer { done: reply, .. }) | AnswerChannel::Done(reply)) => {
                     let _ = reply.send(Ok(done));
                 }
-                Some(AnswerChannel::Fetch(_) | AnswerChannel::Holders(_)) | None => {}
+                Some(AnswerChannel::Fetch(_) | AnswerChannel::Holders(_) | AnswerChannel::Listed(_))
+                | None => {}
             },
             Delivery::Answered(_, queue::Answer::Holders(holders)) => {
                 if let Some(AnswerChannel::Holders(reply)) = self.end(ticket) {
                     let _ = reply.send(Ok(holders.holders));
+                }
+            }
+            Delivery::Answered(_, queue::Answer::Listed(listed)) => {
+                if let Some(AnswerChannel::Listed(reply)) = self.end(ticket) {
+                    let _ = reply.send(Ok(listed));
                 }
             }
             Delivery::Ended(_, End::Checked) => {
@@ -117,7 +123,7 @@ impl Tasks {
                 self.putting.extend(told.then_some(ticket));
             }
             Some(AnswerChannel::Fetch(_)) => self.event(ticket, FetchEvent::Accepted(ok)),
-            Some(AnswerChannel::Holders(_) | AnswerChannel::Done(_)) | None => {}
+            Some(AnswerChannel::Holders(_) | AnswerChannel::Done(_) | AnswerChannel::Listed(_)) | None => {}
         }
     }
 
@@ -159,6 +165,9 @@ impl Tasks {
                 let _ = reply.send(Err(error));
             }
             Some(AnswerChannel::Holders(reply)) => {
+                let _ = reply.send(Err(error));
+            }
+            Some(AnswerChannel::Listed(reply)) => {
                 let _ = reply.send(Err(error));
             }
             None => {}

@@ -61,3 +61,17 @@ pub const READ_AHEAD_LEN_MAX: usize = 32;
 pub const CONNECTION_READS_LEN_MAX: usize = 16;
 /// Reads on their way that found no room in the memory tier: each has memory of its own for as many bytes as a request is given in a turn.
 pub const UNPOOLED_READS_LEN_MAX: usize = 32;
+/// Entries of a store that one LIST looks at: a page ends there, also if few of them match.
+pub const LIST_LOOKS_LEN_MAX: usize = 16 * 1024;
+/// Entries that are read at a time for a list, with the index locked.
+pub const LIST_BATCH_LEN: usize = 64;
+/// Leases that a LIST shows of each entry; STAT shows [`super::LISTED_LEASES_LEN_MAX`].
+pub const LIST_LEASES_LEN_MAX: usize = 8;
+/// A page of a list takes no further entry behind this many bytes: with one more it still fits into a record.
+pub const LIST_PAGE_BYTES: usize = 60 * 1024;
+/// What a LIST counts among the requests about leases that wait; STAT, REMOVE and RENEW count 1.
+pub const LIST_WEIGHT_LEN: usize = 16;
+/// Requests about leases of one node that wait at a time.
+pub const NODE_LEASE_REQUESTS_LEN_MAX: usize = 64;
+/// The same, of all nodes of a worker.
+pub const LEASE_REQUESTS_LEN_MAX: usize = 1024;

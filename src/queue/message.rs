@@ -2,7 +2,7 @@
 
 use super::{CloseReason, ConnectionId, Credit, PeerSilence, RequestId};
 use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, OkRecord, Payload, Request, Routed,
+    Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, Listed, OkRecord, Payload, Request, Routed,
 };
 use crate::rights::StoreTerms;
 use crate::shard::{Blob, ShardIndex};
@@ -35,7 +35,7 @@ pub enum Delivery {
     Asked(RequestId, Box<PeerRequest>),
     /// A request of the peer that its HOP record allows to forward. The bytes after that record follow as [`Delivery::Raw`].
     Forward(RequestId, Box<Forward>),
-    /// The peer's answer to a request of ours. DONE and HOLDERS are the last delivery of their request.
+    /// The peer's answer to a request of ours. DONE, HOLDERS and LISTED are the last delivery of their request.
     Answered(RequestId, Answer),
     /// Bytes that were checked against the request's token.
     Piece {
@@ -85,7 +85,10 @@ impl Delivery {
 
     /// Whether this is the last delivery of its request.
     pub fn is_last(&self) -> bool {
-        matches!(self, Self::Ended(..) | Self::Answered(_, Answer::Done(_) | Answer::Holders(_)))
+        matches!(
+            self,
+            Self::Ended(..) | Self::Answered(_, Answer::Done(_) | Answer::Holders(_) | Answer::Listed(_))
+        )
     }
 }
 
@@ -136,7 +139,7 @@ pub enum ConnectionEvent {
 }
 
 /// A request of the peer. A PUT is accepted with OK, refused, or answered with DONE if its payload is held already. A FETCH
-/// is answered with OK and [`Command::Bytes`], LOCATE with HOLDERS, MIRROR with DONE.
+/// is answered with OK and [`Command::Bytes`], LOCATE with HOLDERS, MIRROR with DONE, and requests about leases with LISTED.
 #[derive(Debug)]
 pub struct PeerRequest {
     /// The request record.
@@ -175,6 +178,8 @@ pub enum Answer {
     Holders(Holders),
     /// PUT or MIRROR: every byte is checked and durably held.
     Done(Done),
+    /// LIST, STAT, REMOVE or RENEW: what is kept.
+    Listed(Listed),
 }
 
 /// How a request ended.

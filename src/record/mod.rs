@@ -12,6 +12,8 @@ mod go_away;
 mod have;
 mod holders;
 mod hop;
+mod list;
+mod listed;
 mod locate;
 mod message;
 mod mirror;
@@ -19,8 +21,11 @@ mod ok;
 mod payload;
 mod put;
 mod reader;
+mod remove;
+mod renew;
 mod request;
 mod settings;
+mod stat;
 
 pub use crate::error_code::ErrorCode;
 pub use continuation::Continuation;
@@ -31,6 +36,8 @@ pub use go_away::GoAway;
 pub use have::{Coverage, Have};
 pub use holders::{Holder, Holders};
 pub use hop::Hop;
+pub use list::{LeaseHolder, LeaseScope, List};
+pub use listed::{Listed, ListedEntry, ListedLease};
 pub use locate::Locate;
 pub use message::MessageHeader;
 pub use mirror::Mirror;
@@ -38,8 +45,11 @@ pub use ok::OkRecord;
 pub use payload::Payload;
 pub use put::Put;
 pub use reader::{RecordHeader, RecordReader};
+pub use remove::Remove;
+pub use renew::Renew;
 pub use request::{Request, Routed};
 pub use settings::Settings;
+pub use stat::Stat;
 
 pub use crate::shard::{Coding, Descriptor};
 
@@ -84,6 +94,16 @@ pub enum RecordType {
     Error = 0x19,
     /// The stream carries on a half of another one.
     Continuation = 0x1b,
+    /// A request for a page of the payloads and sets that are kept.
+    List = 0x1d,
+    /// A request for what is kept of one payload or set.
+    Stat = 0x1f,
+    /// The asker gives up its lease.
+    Remove = 0x23,
+    /// The asker wants its lease to last longer.
+    Renew = 0x25,
+    /// What is kept, and the leases of it.
+    Listed = 0x27,
 }
 
 /// WORKING, a whole record: the answer takes its time, and the sender works on it (protocol §4). Its type is even and it says nothing more:
@@ -119,6 +139,11 @@ impl RecordType {
             0x17 => Self::Done,
             0x19 => Self::Error,
             0x1b => Self::Continuation,
+            0x1d => Self::List,
+            0x1f => Self::Stat,
+            0x23 => Self::Remove,
+            0x25 => Self::Renew,
+            0x27 => Self::Listed,
             n if n % 2 == 0 => return RecordKind::Skippable,
             _ => return RecordKind::Forbidden,
         })
@@ -328,6 +353,14 @@ mod testing {
 
     pub(super) fn node_id() -> impl Strategy<Value = NodeId> {
         any::<[u8; 32]>().prop_map(NodeId)
+    }
+
+    pub(super) fn lease_holder() -> impl Strategy<Value = LeaseHolder> {
+        prop_oneof![
+            Just(LeaseHolder::Anonymous),
+            Just(LeaseHolder::Cache),
+            node_id().prop_map(LeaseHolder::Node)
+        ]
     }
 
     /// Lanes, sometimes none.

@@ -1,6 +1,6 @@
 //! The one shape of a request: on the wire, on the rings, in a client, in a session and in a store.
 
-use super::{Fetch, Hop, Locate, Mirror, Put, Record, RecordError, RecordType};
+use super::{Fetch, Hop, List, Locate, Mirror, Put, Record, RecordError, RecordType, Remove, Renew, Stat};
 
 /// A request to the peer: the record itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,14 @@ pub enum Request {
     Locate(Locate),
     /// Fetch a payload or lanes elsewhere and hold them.
     Mirror(Mirror),
+    /// Name the payloads and sets that are kept.
+    List(List),
+    /// Say what is kept of a payload or set.
+    Stat(Stat),
+    /// Give up the asker's lease.
+    Remove(Remove),
+    /// Let the asker's lease last longer.
+    Renew(Renew),
 }
 
 impl Request {
@@ -26,6 +34,10 @@ impl Request {
             RecordType::Fetch => Fetch::parse(body).map(Self::Fetch),
             RecordType::Locate => Locate::parse(body).map(Self::Locate),
             RecordType::Mirror => Mirror::parse(body).map(Self::Mirror),
+            RecordType::List => List::parse(body).map(Self::List),
+            RecordType::Stat => Stat::parse(body).map(Self::Stat),
+            RecordType::Remove => Remove::parse(body).map(Self::Remove),
+            RecordType::Renew => Renew::parse(body).map(Self::Renew),
             _ => return None,
         })
     }
@@ -37,7 +49,17 @@ impl Request {
             Self::Fetch(_) => Fetch::TYPE,
             Self::Locate(_) => Locate::TYPE,
             Self::Mirror(_) => Mirror::TYPE,
+            Self::List(_) => List::TYPE,
+            Self::Stat(_) => Stat::TYPE,
+            Self::Remove(_) => Remove::TYPE,
+            Self::Renew(_) => Renew::TYPE,
         }
+    }
+
+    /// Whether it is about leases: LIST, STAT, REMOVE or RENEW. Such a request takes no route, and a node takes it that announced `leases` in its
+    /// SETTINGS.
+    pub const fn is_about_leases(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Stat(_) | Self::Remove(_) | Self::Renew(_))
     }
 
     /// Appends the whole record, header and body, to `out`.
@@ -47,6 +69,10 @@ impl Request {
             Self::Fetch(fetch) => fetch.emit_record(out),
             Self::Locate(locate) => locate.emit_record(out),
             Self::Mirror(mirror) => mirror.emit_record(out),
+            Self::List(list) => list.emit_record(out),
+            Self::Stat(stat) => stat.emit_record(out),
+            Self::Remove(remove) => remove.emit_record(out),
+            Self::Renew(renew) => renew.emit_record(out),
         }
     }
 }
@@ -75,6 +101,30 @@ impl From<Mirror> for Request {
     }
 }
 
+impl From<List> for Request {
+    fn from(list: List) -> Self {
+        Self::List(list)
+    }
+}
+
+impl From<Stat> for Request {
+    fn from(stat: Stat) -> Self {
+        Self::Stat(stat)
+    }
+}
+
+impl From<Remove> for Request {
+    fn from(remove: Remove) -> Self {
+        Self::Remove(remove)
+    }
+}
+
+impl From<Renew> for Request {
+    fn from(renew: Renew) -> Self {
+        Self::Renew(renew)
+    }
+}
+
 /// A request with its route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Routed {
@@ -98,13 +148,13 @@ impl Routed {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RecordReader;
+    use super::super::{LeaseScope, RecordReader};
     use super::*;
     use crate::shard::{Descriptor, Lanes};
     use crate::tls::NodeId;
     use crate::token::{Ranges, Token};
 
-    fn requests() -> [Request; 4] {
+    fn requests() -> [Request; 8] {
         let token = Token::of(b"payload");
         let descriptor = Descriptor::plain(token, 7).unwrap();
         [
@@ -113,6 +163,10 @@ mod tests {
                 .into(),
             Locate { token: token.into() }.into(),
             Mirror { token: token.into(), lanes: Lanes::NONE, lease_s: 1, sources: vec![] }.into(),
+            List { after: Some(token.into()), ..List::default() }.into(),
+            Stat { scope: LeaseScope::All, token: token.into() }.into(),
+            Remove { token: token.into() }.into(),
+            Renew { token: token.into(), lease_s: 5 }.into(),
         ]
     }
 

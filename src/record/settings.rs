@@ -19,6 +19,8 @@ pub struct Settings {
     pub roles: Option<u64>,
     /// 1: the sender takes halves of streams that are carried on by others.
     pub continued: Option<u64>,
+    /// 1: the sender takes LIST, STAT, REMOVE and RENEW.
+    pub leases: Option<u64>,
 }
 
 impl Settings {
@@ -34,6 +36,8 @@ impl Settings {
     pub const ROLES: u64 = 0x05;
     /// The id of [`Settings::continued`].
     pub const CONTINUED: u64 = 0x06;
+    /// The id of [`Settings::leases`].
+    pub const LEASES: u64 = 0x07;
 
     /// Role: keeps payloads and serves them.
     pub const ROLE_SEED: u64 = 1;
@@ -48,6 +52,7 @@ impl Settings {
             Self::MAX_INFLIGHT => &mut self.inflight_max,
             Self::ROLES => &mut self.roles,
             Self::CONTINUED => &mut self.continued,
+            Self::LEASES => &mut self.leases,
             _ => return None,
         })
     }
@@ -60,6 +65,7 @@ impl Settings {
             (Self::MAX_INFLIGHT, self.inflight_max),
             (Self::ROLES, self.roles),
             (Self::CONTINUED, self.continued),
+            (Self::LEASES, self.leases),
         ]
         .into_iter()
         .filter_map(|(id, value)| value.map(|value| (id, value)))

@@ -5,7 +5,7 @@
 //! once, and again when a reload has changed the table. A table without sections gives every peer everything.
 
 use crate::counters::Counter;
-use crate::record::Request;
+use crate::record::{LeaseScope, List, Request, Stat};
 use crate::tls::{Authorities, NodeId, PeerChain};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -26,20 +26,38 @@ pub enum Right {
     Transit,
     /// MESSAGE, for some queues.
     Messages,
+    /// LIST and STAT of what is kept for every node.
+    List,
+    /// REMOVE.
+    Remove,
 }
 
 impl Right {
     /// Every right.
-    pub const ALL: [Self; 6] =
-        [Self::Put, Self::Get, Self::Locate, Self::Mirror, Self::Transit, Self::Messages];
+    pub const ALL: [Self; 8] = [
+        Self::Put,
+        Self::Get,
+        Self::Locate,
+        Self::Mirror,
+        Self::Transit,
+        Self::Messages,
+        Self::List,
+        Self::Remove,
+    ];
 
-    /// The right that a request needs where it is answered.
-    pub const fn of(request: &Request) -> Self {
+    /// The rights that allow a request where it is answered: each of them by itself. A refusal names the first. A peer that may have something kept
+    /// may ask for its own leases, and prolong them.
+    pub const fn of(request: &Request) -> &'static [Self] {
         match request {
-            Request::Put(_) => Self::Put,
-            Request::Fetch(_) => Self::Get,
-            Request::Locate(_) => Self::Locate,
-            Request::Mirror(_) => Self::Mirror,
+            Request::Put(_) => &[Self::Put],
+            Request::Fetch(_) => &[Self::Get],
+            Request::Locate(_) => &[Self::Locate],
+            Request::Mirror(_) => &[Self::Mirror],
+            Request::List(List { scope: LeaseScope::All, .. })
+            | Request::Stat(Stat { scope: LeaseScope::All, .. }) => &[Self::List],
+            Request::List(_) | Request::Stat(_) => &[Self::List, Self::Put, Self::Mirror],
+            Request::Remove(_) => &[Self::Remove],
+            Request::Renew(_) => &[Self::Put, Self::Mirror],
         }
     }
 
@@ -52,6 +70,8 @@ impl Right {
             Self::Mirror => "mirror",
             Self::Transit => "transit",
             Self::Messages => "messages",
+            Self::List => "list",
+            Self::Remove => "remove",
         }
     }
 
@@ -64,6 +84,8 @@ impl Right {
             Self::Mirror => Counter::RightsRefusedMirror,
             Self::Transit => Counter::RightsRefusedTransit,
             Self::Messages => Counter::RightsRefusedMessages,
+            Self::List => Counter::RightsRefusedList,
+            Self::Remove => Counter::RightsRefusedRemove,
         }
     }
 }

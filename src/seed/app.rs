@@ -6,6 +6,7 @@
 use super::announce::Announcer;
 use super::checking::Checking;
 use super::directory::Directory;
+use super::lister::Lister;
 use super::lookup::{Lookup, Refusal};
 use super::mirror::Mirroring;
 use super::putting::Putting;
@@ -61,6 +62,7 @@ pub struct Seed {
     pub(super) servings: Servings,
     /// By the request number of each MIRROR, which owns the requests that its mirroring makes.
     pub(super) mirrors: BTreeMap<RequestId, Mirroring>,
+    pub(super) lister: Lister,
     announcer: Announcer,
     pub(super) checking: Checking,
     expire_at: Option<Instant>,
@@ -80,6 +82,7 @@ impl Seed {
             putting: Putting::default(),
             servings: Servings::default(),
             mirrors: BTreeMap::new(),
+            lister: Lister::default(),
             announcer: Announcer::default(),
             checking: Checking::default(),
             expire_at: None,
@@ -185,6 +188,9 @@ impl Seed {
                 self.send(port, Command::answer(request, Answer::Holders(holders)));
             }
             Request::Mirror(mirror) => self.mirror(now, port, request, (node, terms), mirror),
+            Request::List(_) | Request::Stat(_) | Request::Remove(_) | Request::Renew(_) => {
+                self.about_leases(now, port, request, (node, terms), what);
+            }
         }
     }
 
@@ -210,6 +216,7 @@ impl Seed {
         self.checking.closed(connection);
         self.directory().closed(connection);
         self.putting.closed(connection);
+        self.lister.closed(connection);
         self.servings.forget(connection);
         self.outbox.closed(connection);
         let gone: Vec<_> =
@@ -223,6 +230,7 @@ impl Seed {
     /// Ends a request that the peer has given up.
     fn abandon(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
         self.putting.abandon(request);
+        self.lister.abandon(request);
         self.checking.abandon(request);
         self.servings.remove(request);
         if let Some(mut mirroring) = self.mirrors.remove(&request) {
@@ -318,7 +326,7 @@ impl Seed {
         if self.tell_at.is_some_and(|at| at > now) {
             return;
         }
-        let waiting = self.putting.committing().chain(self.checking.waiting());
+        let waiting = self.putting.committing().chain(self.checking.waiting()).chain(self.lister.waiting());
         let slow: Vec<_> = waiting.chain(self.mirrors.keys().copied()).collect();
         let next = (!slow.is_empty()).then_some(now + Duration::from_millis(WORKING_INTERVAL_MS));
         if std::mem::replace(&mut self.tell_at, next).is_some() {
@@ -345,7 +353,7 @@ impl Seed {
 
 impl Application for Seed {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = self.take_commits(port) | self.take_checks(now, port);
+        let mut worked = self.take_commits(port) | self.take_checks(now, port) | self.take_listed(port);
         while let Some(received) = self.outbox.receive(port) {
             worked = true;
             match received {

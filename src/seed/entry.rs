@@ -64,7 +64,8 @@ pub(super) fn account_key(account: &StoreAccount) -> Vec<u8> {
     }
 }
 
-fn account(bytes: &[u8]) -> Option<StoreAccount> {
+/// The account of such a key.
+pub(super) fn account(bytes: &[u8]) -> Option<StoreAccount> {
     match bytes {
         [ANONYMOUS] => Some(StoreAccount::Anonymous),
         [CACHE] => Some(StoreAccount::Cache),

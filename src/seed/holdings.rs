@@ -119,7 +119,7 @@ impl Index {
         self.get(token).map(|entry| self.holding(*token, &entry))
     }
 
-    fn holding(&self, token: AnyToken, entry: &IndexEntry) -> Holding {
+    pub(super) fn holding(&self, token: AnyToken, entry: &IndexEntry) -> Holding {
         let coverage = match entry.body {
             EntryBody::Payload { .. } => Coverage::All,
             EntryBody::Set(set) => match self.lanes(&set.descriptor, set.own) {

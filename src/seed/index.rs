@@ -319,7 +319,7 @@ impl Index {
     }
 
     /// Writes the rows of an entry.
-    fn put_in(&mut self, token: AnyToken, mut leases: Vec<Lease>, bytes: u64, body: EntryBody) {
+    pub(super) fn put_in(&mut self, token: AnyToken, mut leases: Vec<Lease>, bytes: u64, body: EntryBody) {
         leases.sort_by_key(|lease| std::cmp::Reverse(lease.expires_s.unwrap_or(u64::MAX)));
         let used = self.next_generation();
         let mut cached = false;
@@ -362,7 +362,7 @@ impl Index {
     }
 
     /// Removes the rows of an entry; returns it and its leases.
-    fn take_out(&mut self, token: &AnyToken) -> Option<(IndexEntry, Vec<Lease>)> {
+    pub(super) fn take_out(&mut self, token: &AnyToken) -> Option<(IndexEntry, Vec<Lease>)> {
         let entry = self.get(token)?;
         let leases = self.leases(token);
         let bytes = entry.bytes;
@@ -426,7 +426,7 @@ impl Index {
         }
     }
 
-    fn push_change(&mut self, token: AnyToken) {
+    pub(super) fn push_change(&mut self, token: AnyToken) {
         if self.journal.len() == STORE_CHANGES_LEN_MAX {
             self.journal.pop_front();
         }

@@ -22,11 +22,13 @@ pub enum StoreBound {
     Progress,
     /// A peer's mirrors, or those of all peers.
     Mirrors,
+    /// A peer's requests about leases, or those of all peers.
+    Leases,
 }
 
 impl StoreBound {
     /// All bounds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Capacity,
         Self::Disk,
         Self::Quota,
@@ -35,6 +37,7 @@ impl StoreBound {
         Self::Unfinished,
         Self::Progress,
         Self::Mirrors,
+        Self::Leases,
     ];
 
     /// The name in metrics.
@@ -48,6 +51,7 @@ impl StoreBound {
             Self::Unfinished => "unfinished",
             Self::Progress => "progress",
             Self::Mirrors => "mirrors",
+            Self::Leases => "leases",
         }
     }
 }

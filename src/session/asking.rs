@@ -6,7 +6,7 @@ use super::reading::Reading;
 use super::stream::{NextRole, Reader, Readiness, Reads, Sending};
 use crate::queue::{Answer, Ask, Credit, Delivery, End, PeerWait, RequestId};
 use crate::record::{
-    Done, ErrorCode, ErrorRecord, Fetch, Holders, OkRecord, Payload, Record, RecordType, Request,
+    Done, ErrorCode, ErrorRecord, Fetch, Holders, Listed, OkRecord, Payload, Record, RecordType, Request,
 };
 use crate::token::AnyToken;
 use bytes::Bytes;
@@ -33,6 +33,8 @@ enum Expected {
     Holders(AnyToken),
     /// To MIRROR.
     Done,
+    /// To LIST, STAT, REMOVE and RENEW.
+    Listed,
 }
 
 #[derive(Debug)]
@@ -55,6 +57,9 @@ impl Asking {
             }
             Request::Locate(locate) => (Expected::Holders(locate.token), None),
             Request::Mirror(_) => (Expected::Done, None),
+            Request::List(_) | Request::Stat(_) | Request::Remove(_) | Request::Renew(_) => {
+                (Expected::Listed, None)
+            }
         };
         (Self { app, request, routed: routed.hop.is_some(), over: false, expected }, credit)
     }
@@ -176,6 +181,9 @@ impl Reader for Asking {
                 found.holders.iter().try_for_each(|holder| holder.coverage.check(token))?;
                 self.answer(Answer::Holders(found), cx);
             }
+            (RecordType::Listed, Expected::Listed) => {
+                self.answer(Answer::Listed(Listed::parse(&body)?), cx);
+            }
             _ => return Err(unexpected(kind, "in the answer")),
         }
         Ok(None)
@@ -224,7 +232,7 @@ mod tests {
     use super::super::stream::{Role, Stream};
     use super::super::testing::{Bench, QUEUE, encoding, record};
     use super::*;
-    use crate::record::{Coverage, Holder, Locate, Mirror, Put, Settings};
+    use crate::record::{Coverage, Holder, List, Locate, Mirror, Put, Settings};
     use crate::shard::{Descriptor, Lanes};
     use crate::tls::NodeId;
     use crate::token::{Ranges, SetToken, Token};
@@ -244,13 +252,14 @@ mod tests {
         Ask::new(Fetch { token: token(), bytes_max: 0, lanes: None, ranges: Ranges::all(), describe })
     }
 
-    fn asks() -> [Ask; 4] {
+    fn asks() -> [Ask; 5] {
         let descriptor = Descriptor::plain(Token::of(PAYLOAD), PAYLOAD.len() as u64).unwrap();
         [
             Ask::new(Put { queue: QUEUE, lease_s: 0, descriptor, lanes: None }),
             fetch(false),
             Ask::new(Locate { token: token() }),
             Ask::new(Mirror { token: token(), lanes: Lanes::NONE, lease_s: 0, sources: vec![] }),
+            Ask::new(List::default()),
         ]
     }
 
@@ -266,18 +275,23 @@ mod tests {
         record(&Holders { holders: vec![] })
     }
 
+    fn listed() -> Vec<u8> {
+        record(&Listed::default())
+    }
+
     fn error() -> Vec<u8> {
         record(&ErrorRecord::new(ErrorCode::Busy, 0, "no"))
     }
 
     #[test]
     fn each_request_takes_its_own_answers_and_error_and_no_others() {
-        let answers = [ok(PAYLOAD.len() as u64), done(), holders(), record(&Settings::default())];
+        let answers = [ok(PAYLOAD.len() as u64), done(), holders(), listed(), record(&Settings::default())];
         let taken = [
-            [true, true, false, false],
-            [true, false, false, false],
-            [false, false, true, false],
-            [false, true, false, false],
+            [true, true, false, false, false],
+            [true, false, false, false, false],
+            [false, false, true, false, false],
+            [false, true, false, false, false],
+            [false, false, false, true, false],
         ];
         for (at, taken) in taken.into_iter().enumerate() {
             for (answer, taken) in answers.iter().zip(taken) {
@@ -301,7 +315,7 @@ mod tests {
 
     #[test]
     fn no_record_follows_the_last_of_an_answer() {
-        for (at, last) in [(0, done()), (1, error()), (2, holders()), (3, done())] {
+        for (at, last) in [(0, done()), (1, error()), (2, holders()), (3, done()), (4, listed())] {
             // A record that may be skipped elsewhere is none here.
             for then in [error(), last.clone(), vec![0x20, 0], vec![0x20]] {
                 let mut bench = Bench::new();
@@ -315,14 +329,20 @@ mod tests {
 
     #[test]
     fn an_answer_that_cannot_be_parsed_is_reported_as_a_failure() {
-        let answers =
-            [(0, RecordType::Done), (1, RecordType::Ok), (2, RecordType::Holders), (3, RecordType::Error)];
+        let answers = [
+            (0, RecordType::Done),
+            (1, RecordType::Ok),
+            (2, RecordType::Holders),
+            (3, RecordType::Error),
+            (4, RecordType::Listed),
+        ];
         for (at, kind) in answers {
             let mut bench = Bench::new();
             let mut stream = asking(&bench, asks()[at].clone());
             let mut cut_short = Vec::new();
             kind.emit_header(1, &mut cut_short);
-            cut_short.push(0x40);
+            // LISTED begins with flags.
+            cut_short.push(if kind == RecordType::Listed { 1 } else { 0x40 });
             let fault = bench.feed(&mut stream, &cut_short).unwrap_err();
             assert_eq!(fault.code, ErrorCode::Malformed, "{kind:?}");
             bench.fail(&mut stream, ErrorRecord::new(fault.code, 0, fault.reason));

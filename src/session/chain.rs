@@ -231,6 +231,7 @@ impl Session {
         }
         self.chains.is_settled = true;
         self.resume_parts(conn);
+        self.open_waiting(conn, cx);
         if self.peer.may_continue() {
             self.chains.unsettled.clear();
         }

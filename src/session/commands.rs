@@ -113,6 +113,9 @@ impl Session {
             Answer::Holders(holders) => {
                 self.write_last(conn, id, &holders, cx);
             }
+            Answer::Listed(listed) => {
+                self.write_last(conn, id, &listed, cx);
+            }
             Answer::Done(done) => {
                 let is_read = self.streams.get(&id).is_some_and(|stream| {
                     let whole = matches!(&stream.role, Role::Serving(serving) if serving.has_payload());
@@ -227,12 +230,20 @@ impl Session {
             Some((ErrorCode::GoingAway, "the peer takes no new requests"))
         } else if (self.local.len() + self.unopened_requests()) as u64 >= REQUESTS_LEN_MAX {
             Some((ErrorCode::Busy, "too many requests in flight on this connection"))
+        } else if is_about_leases(&command) && self.peer.settings.is_some_and(|s| s.leases != Some(1)) {
+            let reason = "the peer takes no LIST, STAT, REMOVE or RENEW; it keeps nothing, or is of a version before them";
+            Some((ErrorCode::UnknownRecord, reason))
         } else {
             None
         };
         if let Some((code, reason)) = refusal {
             let failure = ErrorRecord::new(code, 0, reason);
             cx.ports[app].deliver(Delivery::Ended(request, End::Failed(failure)));
+            return;
+        }
+        if is_about_leases(&command) && self.peer.settings.is_none() {
+            // A peer that does not know these requests takes them for a fault: its SETTINGS tell.
+            self.unopened.push_back((app, command));
             return;
         }
         let Some(id) = conn.streams().open(Dir::Bi) else {
@@ -257,6 +268,15 @@ impl Session {
                 self.add_request(id, Role::Relayed(Relayed::answer(app, request, pace)), credit);
             }
             _ => {}
+        }
+    }
+
+    /// Carries out the commands that waited for streams, or for the peer's SETTINGS.
+    pub(super) fn open_waiting(&mut self, conn: &mut Connection, cx: &mut Context<'_>) {
+        for _ in 0..self.unopened.len() {
+            if let Some((app, command)) = self.unopened.pop_front() {
+                self.command(conn, app, command, cx);
+            }
         }
     }
 
@@ -327,4 +347,8 @@ impl Session {
         let stream = self.streams.get(&id)?;
         (stream.role.is_peer_request() && matches!(stream.send, Sending::Open(_))).then_some(id)
     }
+}
+
+fn is_about_leases(command: &Command) -> bool {
+    matches!(command, Command::Ask(_, ask) if ask.routed.request.is_about_leases())
 }

@@ -437,11 +437,7 @@ impl Session {
             }
             StreamEvent::Available { .. } => {
                 self.resume_parts(conn);
-                for _ in 0..self.unopened.len() {
-                    if let Some((app, command)) = self.unopened.pop_front() {
-                        self.command(conn, app, command, cx);
-                    }
-                }
+                self.open_waiting(conn, cx);
             }
             StreamEvent::Finished { id } => self.acknowledged(id, cx.now),
         }
@@ -493,5 +489,6 @@ fn own_settings(routes: &QueueRoutes) -> Settings {
         inflight_max: Some(REQUESTS_LEN_MAX),
         roles: Some(routes.roles()),
         continued: Some(1),
+        leases: routes.store.map(|_| 1),
     }
 }

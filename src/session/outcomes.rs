@@ -31,6 +31,18 @@ fn counter(kind: RecordType, outcome: RequestOutcome) -> Option<Counter> {
         RecordType::Mirror => {
             [Counter::RequestsMirrorOk, Counter::RequestsMirrorRefused, Counter::RequestsMirrorAbandoned]
         }
+        RecordType::List => {
+            [Counter::RequestsListOk, Counter::RequestsListRefused, Counter::RequestsListAbandoned]
+        }
+        RecordType::Stat => {
+            [Counter::RequestsStatOk, Counter::RequestsStatRefused, Counter::RequestsStatAbandoned]
+        }
+        RecordType::Remove => {
+            [Counter::RequestsRemoveOk, Counter::RequestsRemoveRefused, Counter::RequestsRemoveAbandoned]
+        }
+        RecordType::Renew => {
+            [Counter::RequestsRenewOk, Counter::RequestsRenewRefused, Counter::RequestsRenewAbandoned]
+        }
         _ => return None,
     };
     Some(match outcome {

@@ -47,6 +47,14 @@ impl Reading<'_, '_> {
         if self.may(right) { Ok(()) } else { Err(self.lacks(right)) }
     }
 
+    /// Refuses what the peer has none of these rights to.
+    pub(super) fn require_one_of(&mut self, rights: &[Right]) -> Result<(), Fault> {
+        match rights.first() {
+            Some(first) if !rights.iter().any(|right| self.may(*right)) => Err(self.lacks(*first)),
+            _ => Ok(()),
+        }
+    }
+
     /// The refusal of what the peer has no right to.
     #[cold]
     pub(super) fn lacks(&mut self, right: Right) -> Fault {

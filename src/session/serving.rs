@@ -161,7 +161,12 @@ impl Serving {
 
     /// Gives a request to its application.
     fn take(&mut self, request: Request, cx: &mut Reading<'_, '_>) -> NextRole {
-        cx.require(Right::of(&request))?;
+        cx.require_one_of(Right::of(&request))?;
+        if self.has_hop && request.is_about_leases() {
+            // The lease is that of the gateway before, for all nodes behind it.
+            let reason = "LIST, STAT, REMOVE and RENEW take no route: ask the gateway itself";
+            return Err(Fault::new(ErrorCode::NotAuthorized, reason));
+        }
         let (app, role) = match &request {
             Request::Put(put) => {
                 let app = cx.queue(put.queue)?;
@@ -175,7 +180,13 @@ impl Serving {
                     (app, None)
                 }
             }
-            Request::Fetch(_) | Request::Locate(_) | Request::Mirror(_) => {
+            Request::Fetch(_)
+            | Request::Locate(_)
+            | Request::Mirror(_)
+            | Request::List(_)
+            | Request::Stat(_)
+            | Request::Remove(_)
+            | Request::Renew(_) => {
                 let app = cx.store()?;
                 self.state = State::Asked { app };
                 (app, None)

@@ -7,6 +7,7 @@ mod earlier;
 #[path = "../data/mod.rs"]
 mod data;
 mod leases;
+mod listing;
 mod removals;
 mod room;
 mod sets;

@@ -17,6 +17,7 @@ mod hops;
 mod hostile;
 mod hostile_hops;
 mod hostile_store;
+mod leases;
 mod lifecycle;
 mod limits;
 mod merging;

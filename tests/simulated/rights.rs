@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use stoq::counters::Counter;
 use stoq::hop::Transit;
-use stoq::queue::RequestId;
-use stoq::record::{ErrorCode, Mirror};
+use stoq::queue::{Ask, RequestId};
+use stoq::record::{ErrorCode, LeaseScope, List, Mirror, Remove, Renew, Request, Stat};
 use stoq::rights::{Grant, MessageQueues, NamedPeers, PeerClass, Right, Rights, RightsSection, StoreTerms};
-use stoq::seed::StoreConfig;
+use stoq::seed::{Lease, StoreConfig};
 use stoq::shard::Lanes;
 use stoq::tls::NodeId;
 use stoq::token::{Ranges, Token};
@@ -76,11 +76,23 @@ fn ask(world: &mut World, peer: &Peer, right: Right, token: Token) -> RequestId 
             caller.mirror(peer, mirror)
         }
         Right::Transit => fetch_by(world, peer, route(&[0, 1]).hop(), token),
+        Right::List => {
+            let list = List { scope: LeaseScope::All, ..List::default() };
+            caller.ask_any(peer, Ask::new(list))
+        }
+        Right::Remove => {
+            // Another owner keeps it for the next request.
+            for owner in [client_node(), gateway_node(1)] {
+                world.store.extend(token, Lease::until(None, Some(owner))).unwrap();
+            }
+            world.caller(peer).ask_any(peer, Ask::new(Remove { token: token.into() }))
+        }
         Right::Messages => unreachable!("a message is no request"),
     }
 }
 
-const REQUESTS: [Right; 5] = [Right::Put, Right::Get, Right::Locate, Right::Mirror, Right::Transit];
+const REQUESTS: [Right; 7] =
+    [Right::Put, Right::Get, Right::Locate, Right::Mirror, Right::Transit, Right::List, Right::Remove];
 
 #[track_caller]
 fn assert_refused(world: &mut World, peer: &Peer, request: RequestId, right: Right) {
@@ -118,7 +130,7 @@ fn each_right_is_refused_by_its_name_and_allowed_by_itself() {
             }
         }
         let refused = REQUESTS.map(|right| world.gateway.count(right.refused()));
-        assert_eq!(refused, [1; 5], "each was refused once: {right} at first, the others then");
+        assert_eq!(refused, [1; REQUESTS.len()], "each was refused once: {right} at first, the others then");
         // The refusals broke no rule: the connection is the first one.
         restrict(&mut world, 0, Rights::default());
         world.echo(&peer, b"still here");
@@ -312,4 +324,39 @@ fn a_quota_and_a_lease_are_those_of_the_peers_rights() {
     restrict(&mut world, 0, Rights::default());
     let request = world.caller(&peer).put(&peer, SEED, &payload(60_000));
     assert_eq!(end(&mut world, &peer, request), End::Failed(ErrorCode::Quota));
+}
+
+#[test]
+fn a_peer_that_may_put_or_mirror_asks_for_its_own_leases_and_prolongs_them_without_the_right_list() {
+    let (mut world, peer, token) = holders();
+    let token = token.into();
+    let stat = |scope| Request::from(Stat { scope, token });
+    let list = |scope| Request::from(List { scope, ..List::default() });
+    let (own, all) = (LeaseScope::Own, LeaseScope::All);
+    let renew = || Request::from(Renew { token, lease_s: 90 });
+    for (rights, allowed, refused) in [
+        (
+            &[Right::Put][..],
+            vec![list(own), stat(own), renew()],
+            vec![(list(all), Right::List), (stat(all), Right::List)],
+        ),
+        (&[Right::Mirror], vec![list(own), stat(own), renew()], vec![(list(all), Right::List)]),
+        (&[Right::List], vec![list(own), stat(own), list(all), stat(all)], vec![(renew(), Right::Put)]),
+        (
+            &[Right::Get, Right::Locate],
+            vec![],
+            vec![(list(own), Right::List), (stat(own), Right::List), (renew(), Right::Put)],
+        ),
+    ] {
+        restrict(&mut world, 0, clients(some(rights.iter().copied())));
+        for request in allowed {
+            let asked = world.caller(&peer).ask_any(&peer, Ask::new(request.clone()));
+            let ended = end(&mut world, &peer, asked);
+            assert!(matches!(ended, End::Listed(_)), "{rights:?} {request:?}: {ended:?}");
+        }
+        for (request, right) in refused {
+            let asked = world.caller(&peer).ask_any(&peer, Ask::new(request));
+            assert_refused(&mut world, &peer, asked, right);
+        }
+    }
 }

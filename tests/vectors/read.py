@@ -476,6 +476,51 @@ def holders(body):
         body.varint()
 
 
+def holder(body):
+    kind = body.byte()
+    refuse_if(kind > 2, UNSUPPORTED)
+    if kind == 1:
+        body.take(32)
+
+
+def list_(body):
+    flags = body.byte()
+    refuse_if(flags > 7, UNSUPPORTED)
+    refuse_if(flags & 4 and not flags & 1, MALFORMED)
+    if flags & 2:
+        body.token([1, 2])
+    if flags & 4:
+        holder(body)
+    for _ in range(4):
+        body.varint()
+
+
+def stat(body):
+    refuse_if(body.byte() > 1, UNSUPPORTED)
+    body.token([1, 2])
+
+
+def listed(body):
+    flags = body.byte()
+    refuse_if(flags > 1, UNSUPPORTED)
+    if flags:
+        body.token([1, 2])
+    count = body.varint()
+    refuse_if(count > 256, LIMIT)
+    for _ in range(count):
+        token = body.token([1, 2])
+        kind, _ = body.coverage()
+        refuse_if(kind == 2 and token[0] == 1, MALFORMED)
+        refuse_if(kind == 0, MALFORMED)
+        body.varint(), body.varint()
+        leases, shown = body.varint(), body.varint()
+        refuse_if(shown > 1024, LIMIT)
+        refuse_if(shown > leases, MALFORMED)
+        for _ in range(shown):
+            holder(body)
+            body.varint()
+
+
 def error(body):
     body.varint(), body.varint()
     refuse_if(body.left() > 256, LIMIT)
@@ -489,6 +534,8 @@ RECORDS = {
     0x01: settings, 0x03: have, 0x05: Body.varint, 0x07: message, 0x09: hop, 0x0B: put, 0x0D: fetch, 0x0F: mirror,
     0x11: lambda body: body.token([1, 2]), 0x13: ok, 0x15: holders,
     0x17: lambda body: (body.varint(), body.token([1, 2])), 0x19: error, 0x1B: Body.varint,
+    0x1D: list_, 0x1F: stat, 0x23: lambda body: body.token([1, 2]),
+    0x25: lambda body: (body.token([1, 2]), body.varint()), 0x27: listed,
 }  # fmt: skip
 
 

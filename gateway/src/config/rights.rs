@@ -67,13 +67,17 @@ pub enum RightConfig {
     Mirror,
     /// Requests that are forwarded.
     Transit,
+    /// LIST and STAT of what is kept for every node.
+    List,
+    /// REMOVE.
+    Remove,
 }
 
 /// The requests that are allowed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(
     untagged,
-    expecting = "`allow` is \"all\", or a list of \"put\", \"get\", \"locate\", \"mirror\", \"transit\""
+    expecting = "`allow` is \"all\", or a list of \"put\", \"get\", \"locate\", \"mirror\", \"transit\", \"list\", \"remove\""
 )]
 pub enum AllowConfig {
     /// Every request.
@@ -100,6 +104,8 @@ impl From<RightConfig> for Right {
             RightConfig::Locate => Self::Locate,
             RightConfig::Mirror => Self::Mirror,
             RightConfig::Transit => Self::Transit,
+            RightConfig::List => Self::List,
+            RightConfig::Remove => Self::Remove,
         }
     }
 }
@@ -206,8 +212,8 @@ mod tests {
             ("allow = [\"put\"]\nqueues = [1, 2]", "put, messages to queues 1 2"),
             ("allow = []\nqueues = \"all\"", "messages"),
             ("allow = []", "nothing"),
-            ("allow = \"all\"", "put get locate mirror transit, messages"),
-            ("allow = \"all\"\nqueues = []", "put get locate mirror transit"),
+            ("allow = \"all\"", "put get locate mirror transit list remove, messages"),
+            ("allow = \"all\"\nqueues = []", "put get locate mirror transit list remove"),
         ] {
             assert_eq!(allowed_by(&section(keys).grant()), allowed, "{keys}");
         }

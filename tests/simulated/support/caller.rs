@@ -11,7 +11,7 @@ use stoq::queue::{
     self, Answer, AppPort, Ask, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery,
     Ending, PeerSilence, RequestId,
 };
-use stoq::record::{self, Done, ErrorCode, ErrorRecord, Fetch, Holder, Hop, Locate, Mirror, Put};
+use stoq::record::{self, Done, ErrorCode, ErrorRecord, Fetch, Holder, Hop, Listed, Locate, Mirror, Put};
 use stoq::shard::{Descriptor, Lanes};
 use stoq::tls::NodeId;
 use stoq::token::{AnyToken, Ranges, Token};
@@ -38,6 +38,8 @@ pub(crate) enum End {
     Complete,
     /// The answer to LOCATE.
     Located(Vec<Holder>),
+    /// The answer to LIST, STAT, REMOVE and RENEW.
+    Listed(Listed),
     Failed(ErrorCode),
     /// The peer was silent.
     Silent(PeerSilence),
@@ -234,6 +236,12 @@ impl Caller {
         self.ask(peer, Ask::new(Locate { token }))
     }
 
+    /// Asks for anything.
+    #[allow(dead_code, reason = "not every test has requests of all kinds")]
+    pub(crate) fn ask_any(&mut self, peer: &Peer, ask: Ask) -> RequestId {
+        self.ask(peer, ask)
+    }
+
     pub(crate) fn mirror(&mut self, peer: &Peer, mirror: Mirror) -> RequestId {
         self.ask(peer, Ask::new(mirror))
     }
@@ -344,7 +352,7 @@ impl Caller {
                     let failure = ErrorRecord::new(ErrorCode::NotFound, 0, "nothing is kept here");
                     self.send(Command::refuse(request, failure));
                 }
-                record::Request::Locate(_) | record::Request::Mirror(_) => {}
+                _ => {}
             },
             Delivery::Answered(request, Answer::Ok(ok)) => {
                 self.requests.entry(request).or_default().accepted = Some(ok.length_bytes);
@@ -355,6 +363,7 @@ impl Caller {
             Delivery::Answered(request, Answer::Holders(holders)) => {
                 self.end(request, End::Located(holders.holders));
             }
+            Delivery::Answered(request, Answer::Listed(listed)) => self.end(request, End::Listed(listed)),
             Delivery::Answered(request, Answer::Done(Done { bytes, token })) => {
                 self.end(request, End::Done { bytes, token });
             }

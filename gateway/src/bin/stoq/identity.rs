@@ -19,7 +19,7 @@ enum Command {
     /// Make a Falcon key with a self-signed certificate, or with a request for any authority to sign.
     New(New),
     /// Make another certificate, or a request, for an existing key: the node ID stays, so peers still trust it.
-    Renew(Renew),
+    Renew(RenewIdentity),
     /// Print the contents of a certificate, its node ID first.
     Show(Show),
 }
@@ -50,7 +50,7 @@ struct New {
 }
 
 #[derive(clap::Args)]
-struct Renew {
+struct RenewIdentity {
     /// The key (PEM, PKCS#8).
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -123,8 +123,8 @@ fn make(new: &New) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_again(renew: &Renew) -> anyhow::Result<()> {
-    let Renew { key, name, alternative_names, days, .. } = renew;
+fn make_again(renew: &RenewIdentity) -> anyhow::Result<()> {
+    let RenewIdentity { key, name, alternative_names, days, .. } = renew;
     let (pem, node_id) = if renew.request {
         Identity::renewal_request(key, name, alternative_names)
     } else {
