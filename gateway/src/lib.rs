@@ -11,6 +11,8 @@ pub mod durations;
 pub mod faults;
 pub mod output;
 
+pub mod leases;
+
 pub mod events;
 
 pub mod ranges;
@@ -46,6 +48,7 @@ mod renewable;
 pub mod reload;
 
 pub mod run;
+pub mod store_tool;
 
 // Load and measurements: applications of a client's node.
 pub mod pktgen;

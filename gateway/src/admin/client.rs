@@ -1,4 +1,4 @@
-//! A client of the endpoint: one GET at a time over HTTP or HTTPS, for `top`, `health` and tests.
+//! A client of the endpoint: one request at a time over HTTP or HTTPS, for `top`, `health`, `store` and tests.
 
 use anyhow::{Context, anyhow, bail, ensure};
 use rustls::pki_types::ServerName;
@@ -68,7 +68,19 @@ impl Remote {
     /// # Errors
     /// The program at that address does not answer, or not in HTTP.
     pub fn get(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let (status, body) = self.exchanged(path).map_err(|error| {
+        self.ask("GET", path)
+    }
+
+    /// Has `path` done. Returns the status code and the body.
+    ///
+    /// # Errors
+    /// Those of [`Remote::get`].
+    pub fn post(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        self.ask("POST", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<(u16, String)> {
+        let (status, body) = self.exchanged(method, path).map_err(|error| {
             let (host, port) = (&self.host, self.port);
             anyhow!("{host}:{port}: {error:#}; does the gateway run, and is this its `[admin] listen`?")
         })?;
@@ -80,16 +92,16 @@ impl Remote {
         self.token.is_some()
     }
 
-    fn exchanged(&self, path: &str) -> anyhow::Result<(u16, String)> {
+    fn exchanged(&self, method: &str, path: &str) -> anyhow::Result<(u16, String)> {
         let stream = self.connect()?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let answer = match &self.tls {
-            None => self.exchange(stream, path),
+            None => self.exchange(stream, method, path),
             Some(tls) => {
                 let name = ServerName::try_from(self.host.clone())?;
                 let client = ClientConnection::new(tls.clone(), name)?;
-                self.exchange(StreamOwned::new(client, stream), path)
+                self.exchange(StreamOwned::new(client, stream), method, path)
             }
         };
         let answer = answer?;
@@ -112,9 +124,10 @@ impl Remote {
         Err(failed)
     }
 
-    fn exchange(&self, mut stream: impl Read + Write, path: &str) -> anyhow::Result<String> {
+    fn exchange(&self, mut stream: impl Read + Write, method: &str, path: &str) -> anyhow::Result<String> {
         // HTTP/1.0: the answer ends with the connection, and is not in chunks.
-        let mut request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n", self.host);
+        let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+        let mut request = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n{length}", self.host);
         if let Some(token) = &self.token {
             request += &format!("Authorization: Bearer {token}\r\n");
         }

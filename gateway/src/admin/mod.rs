@@ -1,5 +1,5 @@
 //! The admin endpoint: metrics, health and status over HTTP, for scrapers, probes and people. It runs on a thread of its own and reads
-//! the workers' statuses. Workers never wait for it.
+//! the workers' statuses. Workers never wait for it. It changes nothing but by `POST /store/remove`.
 
 pub mod client;
 pub mod health;
@@ -11,6 +11,7 @@ mod places;
 mod screen;
 mod source;
 mod status;
+pub mod store;
 pub mod text;
 mod token;
 pub mod top;
@@ -22,19 +23,22 @@ use crate::config::AdminConfig;
 use crate::faults::started;
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{RawQuery, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use listener::{AdminRefusal, Current};
+use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use stoq::seed::Store;
+use store::{StoreQuery, StoreQueryError};
 use tokio::sync::oneshot;
 
 /// The time between two samples of the workers' progress.
@@ -170,6 +174,10 @@ fn router(served: Served) -> Router {
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .route("/debug/connections", get(connections))
+        .route("/store/list", get(store_list))
+        .route("/store/stat", get(store_stat))
+        .route("/store/usage", get(store_usage))
+        .route("/store/remove", post(store_remove))
         .route_layer(from_fn_with_state(served.clone(), guard));
     Router::new()
         .route("/", get(page))
@@ -245,6 +253,56 @@ async fn connections(State(served): State<Served>) -> Response {
         workers.push(tokio::time::timeout(INSPECTION_WAIT, answer).await.ok().and_then(Result::ok));
     }
     json(&workers)
+}
+
+/// Runs `look` on the thread that may block on the disk.
+async fn of_store(
+    served: Served,
+    query: Option<String>,
+    look: impl FnOnce(&AdminSource, &Store, &StoreQuery) -> Result<Value, StoreQueryError> + Send + 'static,
+) -> Response {
+    let source = served.source;
+    let Some(store) = source.store.clone() else {
+        return (StatusCode::NOT_FOUND, "this gateway keeps no payloads\n").into_response();
+    };
+    let query = StoreQuery::parse(&query.unwrap_or_default());
+    let (status, error) = match tokio::task::spawn_blocking(move || look(&source, &store, &query)).await {
+        Ok(Ok(value)) => return json(&value),
+        Ok(Err(error @ StoreQueryError::Store(_))) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+        Ok(Err(error)) => (StatusCode::BAD_REQUEST, error.to_string()),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    (status, error + "\n").into_response()
+}
+
+async fn store_list(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    of_store(served, query, |_, kept, query| store::list(kept, query)).await
+}
+
+async fn store_stat(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    of_store(served, query, |_, kept, query| store::stat(kept, query)).await
+}
+
+async fn store_usage(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    of_store(served, query, |_, kept, query| store::usage(kept, query)).await
+}
+
+/// Removes what an operator names. A page of another site can have a browser send this, and every user of the machine can: without a token
+/// nothing is removed.
+async fn store_remove(State(served): State<Served>, RawQuery(query): RawQuery) -> Response {
+    if !served.access.read().unwrap_or_else(PoisonError::into_inner).asks() {
+        let text = "an endpoint without a token removes nothing; give [admin] a token_file\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    of_store(served, query, |source, kept, query| {
+        let (value, gone) = store::remove(kept, query)?;
+        for token in &gone {
+            source.forget(token);
+            tracing::info!(%token, "removed by the operator");
+        }
+        Ok(value)
+    })
+    .await
 }
 
 fn json(value: &impl serde::Serialize) -> Response {

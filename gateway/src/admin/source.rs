@@ -14,6 +14,7 @@ use stoq::nic::tap::Tap;
 use stoq::rights::Grant;
 use stoq::seed::{MemoryStats, MemoryTier, Store};
 use stoq::tls::{CertificateSummary, NodeId};
+use stoq::token::AnyToken;
 use stoq::worker::{NodeShared, WorkerStatus};
 
 /// How long the result of a write probe stays valid.
@@ -127,6 +128,13 @@ impl AdminSource {
             facts: RwLock::new(facts),
             probing: AtomicBool::new(false),
             probed: Mutex::new((now, Ok(()))),
+        }
+    }
+
+    /// Drops the blocks of a payload that was removed.
+    pub(super) fn forget(&self, token: &AnyToken) {
+        if let (Some(memory), AnyToken::Content(token)) = (&self.memory, token) {
+            memory.forget(token);
         }
     }
 

@@ -1,6 +1,6 @@
 //! `stoq-gateway`: the appliance.
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::fs::OpenOptions;
 use std::io::BufWriter;
@@ -19,6 +19,7 @@ use stoq_gateway::config::{ConfigError, load_gateway};
 use stoq_gateway::events::Event;
 use stoq_gateway::faults::{SignalError, Usage};
 use stoq_gateway::run::{PROGRAM, serve};
+use stoq_gateway::store_tool::{StoreListArgs, StoreRemoveArgs, StoreStatArgs, StoreUsageArgs, seed};
 use stoq_gateway::{capabilities, check, logging};
 use stoq_gateway::{manuals, output};
 
@@ -71,6 +72,16 @@ enum StoreCommand {
     /// Declare that this machine's clock is right now. After a clock jump, leases then end by the clock at once, and not only after it
     /// has run steadily for an hour.
     TrustClock(Configured),
+    /// List the payloads and sets that the store keeps, with their owners.
+    List(StoreListArgs),
+    /// Show what the store keeps of a payload or set, for which owners and until when.
+    Stat(StoreStatArgs),
+    /// Remove payloads or sets, whatever their leases; with --owner, end only the lease of that owner.
+    Remove(StoreRemoveArgs),
+    /// Show how much the store keeps; with --by owner, for each owner.
+    Usage(StoreUsageArgs),
+    /// Print a manifest of the payloads that the store holds whole: `stoq get --manifest` gets them, `b3sum --check` checks them.
+    Export(StoreListArgs),
 }
 
 #[derive(clap::Args)]
@@ -142,7 +153,7 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
-        Command::Store(StoreCommand::TrustClock(configured)) => match trust_clock(&configured) {
+        Command::Store(command) => match maintain(&command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },
@@ -157,11 +168,20 @@ fn main() -> ExitCode {
     }
 }
 
+fn maintain(command: &StoreCommand) -> anyhow::Result<()> {
+    match command {
+        StoreCommand::TrustClock(configured) => trust_clock(configured),
+        StoreCommand::List(args) => args.list(),
+        StoreCommand::Stat(args) => args.run(),
+        StoreCommand::Remove(args) => args.run(),
+        StoreCommand::Usage(args) => args.run(),
+        StoreCommand::Export(args) => args.export(),
+    }
+}
+
 fn trust_clock(configured: &Configured) -> anyhow::Result<()> {
     let config = load_gateway(&configured.config)?;
-    let seed = config.seed().context(
-        "this gateway has no store: its configuration has no seed application; give the file of one that has",
-    )?;
+    let seed = seed(&config)?;
     let unix_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_err(|_| anyhow!("the clock is before 1970: set it first"))?

@@ -13,7 +13,7 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use stoq::limits::{
     CONNECTIONS_LEN_MAX, LEASE_S_MAX, MESSAGE_BYTES_MAX, PAYLOAD_BYTES_MAX, QUEUE_MAX, RATE_BITS_PER_S_MAX,
-    RATE_BITS_PER_S_MIN, REQUESTS_LEN_MAX, SPAN_S_MAX, TRIPS_LEN_MAX,
+    RATE_BITS_PER_S_MIN, REQUESTS_LEN_MAX, SPAN_S_MAX, STORE_ENTRIES_LEN_MAX, TRIPS_LEN_MAX,
 };
 
 const DAY_S: f64 = SPAN_S_MAX as f64;
@@ -21,6 +21,11 @@ const NOTHING: &str = "nothing would be done";
 const A_DAY: &str = "no command waits for more than a day";
 const QUEUE: &str = "a queue number has 62 bits (protocol §2)";
 const TRIPS: &str = "the time of each is kept in memory";
+const EMPTY: &str = "only empty payloads would be left";
+const LEASE: &str = "a lease has at most a hundred years";
+const PAYLOAD: &str = "a payload has at most 2^50 bytes (protocol §8)";
+const ENTRIES: &str = "no store has more entries";
+const ENTRIES_MAX: u64 = STORE_ENTRIES_LEN_MAX;
 const COUNTERS: &str = "the counters hold no more";
 
 /// The range of each numeric option. The row of a command also applies to its subcommands.
@@ -50,6 +55,38 @@ pub const OPTIONS: &[Range] = &[
         "a lease has at most a hundred years",
     )
     .or_zero_for("the gateway's default"),
+    whole(
+        "stoq renew --lease",
+        (1, LEASE_S_MAX),
+        "seconds",
+        "a payload would not be kept",
+        "a lease has at most a hundred years",
+    )
+    .or_zero_for("the gateway's default"),
+    whole("stoq list --ends-within", (1, LEASE_S_MAX), "seconds", "no lease has ended yet", LEASE),
+    whole("stoq list --min-size", (0, PAYLOAD_BYTES_MAX), "bytes", "", PAYLOAD),
+    whole("stoq list --max-size", (1, PAYLOAD_BYTES_MAX), "bytes", EMPTY, PAYLOAD),
+    whole("stoq list --limit", (1, ENTRIES_MAX), "entries", NOTHING, ENTRIES),
+    whole(
+        "stoq-gateway store list --ends-within",
+        (1, LEASE_S_MAX),
+        "seconds",
+        "no lease has ended yet",
+        LEASE,
+    ),
+    whole("stoq-gateway store list --min-size", (0, PAYLOAD_BYTES_MAX), "bytes", "", PAYLOAD),
+    whole("stoq-gateway store list --max-size", (1, PAYLOAD_BYTES_MAX), "bytes", EMPTY, PAYLOAD),
+    whole("stoq-gateway store list --limit", (1, ENTRIES_MAX), "entries", NOTHING, ENTRIES),
+    whole(
+        "stoq-gateway store export --ends-within",
+        (1, LEASE_S_MAX),
+        "seconds",
+        "no lease has ended yet",
+        LEASE,
+    ),
+    whole("stoq-gateway store export --min-size", (0, PAYLOAD_BYTES_MAX), "bytes", "", PAYLOAD),
+    whole("stoq-gateway store export --max-size", (1, PAYLOAD_BYTES_MAX), "bytes", EMPTY, PAYLOAD),
+    whole("stoq-gateway store export --limit", (1, ENTRIES_MAX), "entries", NOTHING, ENTRIES),
     whole("stoq put --queue", (0, QUEUE_MAX), "", "", QUEUE),
     whole("stoq ping --count", (1, TRIPS_LEN_MAX), "", NOTHING, TRIPS),
     real("stoq ping --interval", (0.0, DAY_S), "seconds", "a time is not negative", A_DAY),

@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod hosts;
 mod isolation;
+mod leases;
 mod lies;
 mod mesh;
 mod messages;

@@ -5,6 +5,7 @@ mod gather;
 mod get;
 mod identity;
 mod input;
+mod leases;
 mod locate;
 mod many;
 mod mirror;
@@ -40,6 +41,14 @@ enum Command {
     Get(get::Args),
     /// List the holders of a payload or a set.
     Locate(locate::Args),
+    /// List the payloads and sets that a gateway keeps for this client, or for every owner.
+    List(leases::ListArgs),
+    /// Show what a gateway keeps of a payload or set, and until when.
+    Stat(leases::StatArgs),
+    /// Give up this client's lease of payloads or sets. What has no other lease is removed from the gateway.
+    Remove(leases::RemoveArgs),
+    /// Let a gateway keep payloads or sets longer.
+    Renew(leases::RenewArgs),
     /// Make a gateway fetch a payload or lanes from others and hold them.
     Mirror(mirror::Args),
     /// Measure the round trip to a gateway's echo application.
@@ -63,6 +72,10 @@ fn main() -> ExitCode {
         Command::Put(args) => put::run(args),
         Command::Get(args) => get::run(args),
         Command::Locate(args) => locate::run(args),
+        Command::List(args) => leases::list(args),
+        Command::Stat(args) => leases::stat(args),
+        Command::Remove(args) => leases::remove(args),
+        Command::Renew(args) => leases::renew(args),
         Command::Mirror(args) => mirror::run(args),
         Command::Ping(args) => ping::run(args),
         Command::Bench(args) => bench::run(args),
