@@ -88,6 +88,7 @@ mod payload;
 mod peer;
 mod prepare;
 mod read;
+mod rotation;
 mod tasks;
 mod threads;
 
