@@ -9,7 +9,23 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import DISCARD, ECHO, Failed, Scene, dpdk, ensure, inside, main, random_file, run, same, say, seed, toml, wait_until
+from harness import (
+    DISCARD,
+    ECHO,
+    Failed,
+    Scene,
+    dpdk,
+    ensure,
+    inside,
+    main,
+    random_file,
+    run,
+    same,
+    say,
+    seed,
+    toml,
+    wait_until,
+)
 from harness.guest import Guest, make_root
 from harness.queues import Queues, counted
 
@@ -215,7 +231,7 @@ class Pci(Scene):
             return [worker["counters"] for worker in self.last(guest)]
 
         own, addresses = ("10.79.0.2", "fd79::2"), ("10.79.0.1", "fd79::1")
-        Queues(self, self.outside, addresses, own, counters, scale=0.25, connections=16).all(end)
+        Queues(self, self.outside, addresses, own, counters, scale=0.25, connections=8).all(end)
 
     def predicted(self, guest, device):
         """The hash in software is the device's: the flows of worker w arrive at queue w modulo the number of queues."""

@@ -5,7 +5,22 @@ import subprocess
 import sys
 import urllib.request
 
-from harness import AF_PACKET, AF_XDP, DISCARD, ECHO, Scene, cable, dpdk, ensure, inside, main, run, say, seed, wait_until
+from harness import (
+    AF_PACKET,
+    AF_XDP,
+    DISCARD,
+    ECHO,
+    Scene,
+    cable,
+    dpdk,
+    ensure,
+    inside,
+    main,
+    run,
+    say,
+    seed,
+    wait_until,
+)
 from harness.queues import Queues, counted
 
 ADMIN = "127.0.0.1:9578"
@@ -95,12 +110,14 @@ class Ports(Scene):
             self.forwarder(other.format(ring))
         wait_until(
             "the gateway answers",
-            lambda: subprocess.run(
-                inside(self.far_namespace, "ping", "-q", "-c", "1", "-W", "1", ADDRESSES[0]),
-                check=False,
-                stdout=subprocess.DEVNULL,
-            ).returncode
-            == 0,
+            lambda: (
+                subprocess.run(
+                    inside(self.far_namespace, "ping", "-q", "-c", "1", "-W", "1", ADDRESSES[0]),
+                    check=False,
+                    stdout=subprocess.DEVNULL,
+                ).returncode
+                == 0
+            ),
         )
         scenarios = Queues(self, self.far_namespace, ADDRESSES, OWN, self.counters)
         scenarios.all(lambda: [worker["counters"] for worker in gateway.stop()])

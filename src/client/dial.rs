@@ -158,7 +158,9 @@ impl Dials {
     }
 
     fn abandon(&mut self, attempts: Vec<u64>) {
-        attempts.iter().for_each(|tag| drop(self.attempts.remove(tag)));
+        for tag in &attempts {
+            self.attempts.remove(tag);
+        }
         self.abandoned.extend(attempts);
     }
 
