@@ -102,6 +102,8 @@ say "the main job, as an ordinary user on normal pages"
 scripts/test-unprivileged.sh
 say "the lab: the kernel on the other side"
 scripts/lab.sh
+say "two workers on two queues of each kind of port"
+scripts/queues.sh
 say "a row of the benchmarks through a long path"
 # The tests have built the long path; at this rate it keeps up without optimization.
 cargo build --locked --quiet --example long_path

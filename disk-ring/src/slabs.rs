@@ -243,7 +243,7 @@ mod tests {
             slot.fill(number as u8);
         }
         for (number, slot) in slots.iter().enumerate() {
-            assert!(slot.iter().all(|&byte| byte == number as u8));
+            assert!(**slot == [number as u8; 4096]);
         }
         assert_eq!(slabs.stats(), SlabsStats { blocks: 2, slots: 1024 });
         for (len, slot_bytes) in
@@ -271,7 +271,7 @@ mod tests {
         let mut whole = slabs.take(BLOCK).unwrap();
         drop(slabs);
         whole.fill(7);
-        assert!(whole.iter().all(|&byte| byte == 7));
+        assert!(*whole == vec![7; BLOCK]);
         let apart = Slot::apart(5000);
         assert_eq!((apart.len(), apart.block()), (8192, None));
     }

@@ -9,8 +9,25 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from harness import Failed, Scene, dpdk, ensure, inside, main, random_file, run, same, say, seed, toml, wait_until
+from harness import (
+    DISCARD,
+    ECHO,
+    Failed,
+    Scene,
+    dpdk,
+    ensure,
+    inside,
+    main,
+    random_file,
+    run,
+    same,
+    say,
+    seed,
+    toml,
+    wait_until,
+)
 from harness.guest import Guest, make_root
+from harness.queues import Queues, counted
 
 #: Guests at a time.
 GUESTS = 2
@@ -21,6 +38,8 @@ MAC = "52:54:00:00:00:01"
 ON_BUS, ON_PORT = "0000:00:08.0", "0000:01:00.0"
 #: Frames of QEMU's own headers are off: the device fills in checksums itself, as on a cable.
 PLAIN = ",vnet_hdr=off"
+#: Inside the guest.
+ADMIN = "127.0.0.1:9578"
 
 
 class Device(NamedTuple):
@@ -86,7 +105,10 @@ class Pci(Scene):
             "workers": {"count": workers, "cores": list(range(1, workers + 1)) if workers < 3 else []},
             "network": network,
             **self.who("gateway", "client"),
-            "application": [seed("/tmp/store", memory_bytes=64 << 20), {"kind": "echo", "queues": [1]}],
+            "quic": {"rate_bits_per_s": 40_000_000},
+            "application": [seed("/tmp/store", memory_bytes=64 << 20), ECHO, DISCARD],
+            "admin": {"listen": ADMIN},
+            "shutdown": {"drain_ms": 60_000},
         }
         (guest.share / "gateway.toml").write_text(toml(config))
         guest.line(
@@ -193,9 +215,27 @@ class Pci(Scene):
         self.pings(84)
         ensure(counts() == [downs + 1, ups + 1], f"the link went once:\n{self.log(guest)}")
 
+    def last(self, guest):
+        """What each worker had counted when the gateway ended."""
+        return json.loads((guest.share / "up").read_text().splitlines()[-1])["workers"]
+
+    def queues(self, guest, at):
+        """The scenarios of two workers on two queues."""
+        self.serves(guest, at, 2, 1500)
+
+        def counters():
+            return counted(guest.line(f"wget -qO- http://{ADMIN}/metrics | grep worker="))
+
+        def end():
+            self.ends(guest)
+            return [worker["counters"] for worker in self.last(guest)]
+
+        own, addresses = ("10.79.0.2", "fd79::2"), ("10.79.0.1", "fd79::1")
+        Queues(self, self.outside, addresses, own, counters, scale=0.25, connections=8).all(end)
+
     def predicted(self, guest, device):
         """The hash in software is the device's: the flows of worker w arrive at queue w modulo the number of queues."""
-        workers = json.loads((guest.share / "up").read_text().splitlines()[-1])["workers"]
+        workers = self.last(guest)
         out, taken = ([worker["counters"].get(name, 0) for worker in workers] for name in ("spread_out", "spread_in"))
         print(f"given {out}, taken {taken}", flush=True)
         expected = [sum(taken[queue + device.queues :: device.queues]) for queue in range(device.queues)]
@@ -233,6 +273,8 @@ class Pci(Scene):
         self.inside("ip", "addr", "add", "10.79.0.2/24", "dev", "tap0")
         self.inside("ip", "-6", "addr", "add", "fd79::2/64", "dev", "tap0", "nodad")
         self.inside("ip", "link", "set", "tap0", "mtu", "1500", "up")
+        # What crosses it goes on to the gateway.
+        self.inside("ip", "link", "set", "lo", "mtu", "1500")
         on_port = device.at == ON_PORT
         guest = Guest(
             self, name, self.outside, self.archive, self.kernel, device.qemu, device.tap, on_port, device.has_iommu
@@ -257,6 +299,8 @@ class Pci(Scene):
         if offloads["rss"] and is_spread:
             self.predicted(guest, device)
         print(*re.findall(r"port counted .*", log), flush=True)
+        if device.queues > 1:
+            self.queues(guest, at)
         if device.mtu_max > 1500:
             self.inside("ip", "link", "set", "tap0", "mtu", f"{device.mtu_max}")
             self.serves(guest, at, 1, device.mtu_max)

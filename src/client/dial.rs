@@ -2,17 +2,24 @@
 
 use super::call::{Dial, DialError};
 use super::error::DialFailure;
+use super::rotation::Rotation;
 use crate::limits::ATTEMPT_DELAY_MS;
 use crate::names::ResolveError;
 use crate::queue::CloseReason;
 use rustc_hash::FxHashMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// The dials of one worker.
+/// The dials of one worker. What is due is found by its time.
 #[derive(Default)]
 pub(super) struct Dials {
     dials: FxHashMap<u64, Dialing>,
+    /// The dials with addresses that were not tried, by the times of their next attempts; `None`: at once.
+    due: BTreeSet<(Option<Instant>, u64)>,
+    deadlines: BTreeSet<(Instant, u64)>,
+    /// All dials: a task that goes away does not say so.
+    waiting: Rotation<u64>,
     /// The dial of each attempt, and the address that it tries, by the attempt's tag.
     attempts: FxHashMap<u64, (u64, SocketAddr)>,
     tags: u64,
@@ -24,9 +31,15 @@ struct Dialing {
     dial: Dial,
     /// When the next address is tried; `None`: at once.
     next: Option<Instant>,
-    /// Attempts without a result yet.
-    open: usize,
+    /// Attempts without a result yet, by their tags.
+    open: Vec<u64>,
     failures: Vec<DialFailure>,
+}
+
+impl Dialing {
+    fn has_more(&self) -> bool {
+        self.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty())
+    }
 }
 
 /// A connection attempt for the worker to make.
@@ -38,54 +51,61 @@ pub(super) struct Attempt {
 
 impl Dials {
     pub(super) fn begin(&mut self, dial: Dial) {
-        let dialing = Dialing { next: None, open: 0, failures: Vec::new(), dial };
-        self.dials.insert(dialing.dial.id, dialing);
+        let id = dial.id;
+        self.deadlines.insert((dial.deadline, id));
+        self.waiting.push(id);
+        self.dials.insert(id, Dialing { next: None, open: Vec::new(), failures: Vec::new(), dial });
+        self.reschedule(id, None);
     }
 
     /// Takes the resolver's answer.
     pub(super) fn resolved(&mut self, id: u64, found: Result<Vec<SocketAddr>, ResolveError>) {
         let Some(dialing) = self.dials.get_mut(&id) else { return };
         match found {
-            Ok(remotes) => dialing.dial.remotes = Some(remotes.into()),
+            Ok(remotes) => {
+                dialing.dial.remotes = Some(remotes.into());
+                let next = dialing.next;
+                self.reschedule(id, next);
+            }
             Err(error) => self.end(id, DialError::Resolve(error)),
         }
     }
 
     /// The next attempt that is due.
     pub(super) fn next_attempt(&mut self, now: Instant) -> Option<Attempt> {
-        let due = |dialing: &&mut Dialing| {
-            dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty())
-                && dialing.next.is_none_or(|at| at <= now)
-        };
-        let dialing = self.dials.values_mut().find(due)?;
+        let &(at, id) = self.due.first()?;
+        if at.is_some_and(|at| at > now) {
+            return None;
+        }
+        let dialing = self.dials.get_mut(&id)?;
         let remote = dialing.dial.remotes.as_mut()?.pop_front()?;
-        dialing.next = Some(now + Duration::from_millis(ATTEMPT_DELAY_MS));
-        dialing.open += 1;
         self.tags += 1;
-        self.attempts.insert(self.tags, (dialing.dial.id, remote));
-        Some(Attempt { tag: self.tags, remote, early: dialing.dial.early })
+        dialing.open.push(self.tags);
+        let early = dialing.dial.early;
+        self.reschedule(id, Some(now + Duration::from_millis(ATTEMPT_DELAY_MS)));
+        self.attempts.insert(self.tags, (id, remote));
+        Some(Attempt { tag: self.tags, remote, early })
     }
 
     /// Notes a failed attempt: the next address is tried at once (RFC 8305 §5).
     pub(super) fn failed(&mut self, tag: u64, reason: CloseReason) {
         let Some((id, address)) = self.attempts.remove(&tag) else { return };
         let Some(dialing) = self.dials.get_mut(&id) else { return };
-        dialing.open -= 1;
-        dialing.next = None;
+        dialing.open.retain(|open| *open != tag);
         dialing.failures.push(DialFailure { address, reason });
-        let more = dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
-        if dialing.open > 0 || more {
-            return;
+        if dialing.open.is_empty() && !dialing.has_more() {
+            let failures = std::mem::take(&mut dialing.failures);
+            return self.end(id, DialError::Failed(failures));
         }
-        let failures = std::mem::take(&mut dialing.failures);
-        self.end(id, DialError::Failed(failures));
+        self.reschedule(id, None);
     }
 
     /// Notes that an attempt came up. Returns its dial if it is the first, and abandons the others.
     pub(super) fn connected(&mut self, tag: u64) -> Option<Dial> {
         let (id, _) = self.attempts.remove(&tag)?;
-        let dialing = self.dials.remove(&id)?;
-        self.abandon(id);
+        let mut dialing = self.forget(id)?;
+        dialing.open.retain(|open| *open != tag);
+        self.abandon(dialing.open);
         Some(dialing.dial)
     }
 
@@ -94,33 +114,72 @@ impl Dials {
         self.abandoned.pop()
     }
 
-    /// Ends dials that are past their deadline, or whose task has gone away.
-    pub(super) fn expire(&mut self, now: Instant) {
-        let over = |dialing: &Dialing| dialing.dial.deadline <= now || dialing.dial.reply.is_closed();
-        while let Some(id) = self.dials.iter().find(|(_, dialing)| over(dialing)).map(|(&id, _)| id) {
-            let named = self.dials.get(&id).is_some_and(|dialing| dialing.dial.remotes.is_none());
-            self.end(id, if named { DialError::Unresolved } else { DialError::Timeout });
+    /// Ends dials that are past their deadline, and, of a few, those whose task has gone away. Returns whether dials are left to look at.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        while let Some(&(deadline, id)) = self.deadlines.first()
+            && deadline <= now
+        {
+            self.deadlines.pop_first();
+            self.give_up(id);
         }
+        let (mut gone, dials) = (Vec::new(), &self.dials);
+        let goes_on = self.waiting.look(|id| {
+            let Some(dialing) = dials.get(id) else { return false };
+            if dialing.dial.reply.is_closed() {
+                gone.push(*id);
+            }
+            !dialing.dial.reply.is_closed()
+        });
+        gone.into_iter().for_each(|id| self.give_up(id));
+        goes_on
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let next = |dialing: &Dialing| {
-            let more = dialing.dial.remotes.as_ref().is_some_and(|remotes| !remotes.is_empty());
-            dialing.next.filter(|_| more).map_or(dialing.dial.deadline, |at| at.min(dialing.dial.deadline))
-        };
-        self.dials.values().map(next).min()
+        let next = self.due.first().and_then(|(at, _)| *at);
+        let deadline = self.deadlines.first().map(|(at, _)| *at);
+        next.into_iter().chain(deadline).min()
+    }
+
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> usize {
+        self.waiting.looks
+    }
+
+    fn give_up(&mut self, id: u64) {
+        let named = self.dials.get(&id).is_some_and(|dialing| dialing.dial.remotes.is_none());
+        self.end(id, if named { DialError::Unresolved } else { DialError::Timeout });
     }
 
     fn end(&mut self, id: u64, error: DialError) {
-        if let Some(dialing) = self.dials.remove(&id) {
+        if let Some(dialing) = self.forget(id) {
             let _ = dialing.dial.reply.send(Err(error));
-            self.abandon(id);
+            self.abandon(dialing.open);
         }
     }
 
-    fn abandon(&mut self, id: u64) {
-        let gone = self.attempts.extract_if(|_, (dial, _)| *dial == id).map(|(tag, _)| tag);
-        self.abandoned.extend(gone);
+    fn abandon(&mut self, attempts: Vec<u64>) {
+        for tag in &attempts {
+            self.attempts.remove(tag);
+        }
+        self.abandoned.extend(attempts);
+    }
+
+    /// Notes when the dial's next address is to be tried, if it has one left.
+    fn reschedule(&mut self, id: u64, next: Option<Instant>) {
+        let Some(dialing) = self.dials.get_mut(&id) else { return };
+        self.due.remove(&(dialing.next, id));
+        dialing.next = next;
+        if dialing.has_more() {
+            self.due.insert((next, id));
+        }
+    }
+
+    /// Takes a dial out of every list but `waiting`, which finds out by itself.
+    fn forget(&mut self, id: u64) -> Option<Dialing> {
+        let dialing = self.dials.remove(&id)?;
+        self.due.remove(&(dialing.next, id));
+        self.deadlines.remove(&(dialing.dial.deadline, id));
+        Some(dialing)
     }
 }
 
@@ -128,6 +187,7 @@ impl Dials {
 mod tests {
     use super::*;
     use crate::client::call::ConnectionUp;
+    use crate::limits::CLIENT_LOOKS_LEN_PER_TURN_MAX;
     use tokio::sync::oneshot;
 
     type Answer = oneshot::Receiver<Result<ConnectionUp, DialError>>;
@@ -217,5 +277,40 @@ mod tests {
         drop(answer);
         dials.expire(now);
         assert_eq!(dials.next_abandoned(), Some(attempt.tag));
+    }
+    #[test]
+    fn a_turn_looks_at_few_of_many_dials_and_finds_each_that_is_due_or_over() {
+        const DIALS: u64 = 1000;
+        let begun = Instant::now();
+        let mut dials = Dials::default();
+        let mut answers: Vec<_> = (0..DIALS)
+            .map(|id| {
+                let (mut dial, answer) = dial(id, Some(2), begun);
+                dial.deadline += Duration::from_millis(id);
+                dials.begin(dial);
+                answer
+            })
+            .collect();
+        let turn = |dials: &mut Dials, now| {
+            let before = dials.looks();
+            let goes_on = dials.expire(now);
+            assert!(dials.looks() - before <= CLIENT_LOOKS_LEN_PER_TURN_MAX);
+            goes_on
+        };
+        while turn(&mut dials, begun) {}
+        let tags: Vec<_> =
+            std::iter::from_fn(|| dials.next_attempt(begun)).map(|attempt| attempt.tag).collect();
+        assert_eq!(tags.len() as u64, DIALS, "each has tried its first address");
+        // The task of the last one goes away, and the one before ends at its deadline.
+        drop(answers.pop());
+        while turn(&mut dials, begun) {}
+        assert_eq!(dials.next_abandoned(), tags.last().copied());
+        let second = dials.poll_timeout().unwrap();
+        assert_eq!(second, begun + Duration::from_millis(ATTEMPT_DELAY_MS));
+        assert_eq!(std::iter::from_fn(|| dials.next_attempt(second)).count() as u64, DIALS - 1);
+        assert_eq!(dials.poll_timeout(), Some(begun + Duration::from_secs(10)), "no address is left");
+        turn(&mut dials, begun + Duration::from_secs(10));
+        assert!(matches!(failure(&mut answers[0]), DialError::Timeout));
+        assert!(answers[1].try_recv().is_err(), "its deadline is later");
     }
 }

@@ -6,6 +6,7 @@
 use super::call::{Call, ConnectionUp, HostedGather};
 use super::dial::{Attempt, Dials};
 use super::inbox::InboxRoom;
+use super::rotation::Rotation;
 use super::tasks::Tasks;
 use crate::application::{Application, Outbox, Received};
 use crate::queue::{
@@ -40,7 +41,7 @@ pub(super) struct Dispatch {
     /// A message that found its connection's inbox full. No delivery is taken until it fits.
     blocked: Option<(ConnectionId, u64, Payload)>,
     /// Connections with messages that wait to be sent.
-    talking: Vec<ConnectionId>,
+    talking: Rotation<ConnectionId>,
     tasks: Tasks,
     gathers: FxHashMap<u64, HostedGather>,
 }
@@ -63,7 +64,7 @@ impl Dispatch {
             connections: FxHashMap::default(),
             outbox: Outbox::default(),
             blocked: None,
-            talking: Vec::new(),
+            talking: Rotation::default(),
             tasks: Tasks::default(),
             gathers: FxHashMap::default(),
         }
@@ -249,10 +250,11 @@ impl Dispatch {
         worked
     }
 
+    /// Sends messages of a few connections. Returns whether any were sent, or connections are left to look at.
     fn send_messages(&mut self, port: &mut AppPort) -> bool {
         let mut worked = false;
         let connections = &mut self.connections;
-        self.talking.retain(|id| {
+        let goes_on = self.talking.look(|id| {
             let Some(connection) = connections.get_mut(id) else { return false };
             while let Some((queue, payload, place)) = connection.outbox.pop_front() {
                 if let Err(payload) = port.send_message(*id, &connection.credit, queue, payload) {
@@ -263,13 +265,18 @@ impl Dispatch {
             }
             false
         });
-        worked
+        worked || goes_on
+    }
+
+    /// The entries of lists that were looked at so far.
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> usize {
+        self.tasks.looks() + self.talking.looks + self.dials.looks()
     }
 
     /// Makes the attempts that are due, as long as the ring has room, and ends abandoned ones.
     fn dial(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        self.dials.expire(now);
-        let mut worked = false;
+        let mut worked = self.dials.expire(now);
         while self.outbox.flush(port)
             && let Some(tag) = self.dials.next_abandoned()
         {

@@ -89,6 +89,7 @@ mod payload;
 mod peer;
 mod prepare;
 mod read;
+mod rotation;
 mod tasks;
 mod threads;
 

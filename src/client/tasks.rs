@@ -4,6 +4,7 @@ use super::call::{AnswerChannel, Batch, FetchAnswer, FetchEvent, PutAnswer};
 use super::dispatch::Owner;
 use super::error::ClientError;
 use super::fetch::Piece;
+use super::rotation::Rotation;
 use crate::application::Outbox;
 use crate::limits::CLIENT_PIECES_LEN;
 use crate::queue::{self, AppPort, Ask, Command, ConnectionId, Delivery, End, Ending, RequestId};
@@ -20,7 +21,7 @@ const TURN_BYTES: usize = 1 << 20;
 pub(super) struct Tasks {
     requests: FxHashMap<u64, TaskRequest>,
     /// PUTs that the peer has accepted and whose bytes are not all sent.
-    putting: Vec<u64>,
+    putting: Rotation<u64>,
     /// FETCHes that hold events back.
     holding: Vec<u64>,
 }
@@ -120,7 +121,9 @@ impl Tasks {
         match self.requests.get_mut(&ticket).map(|request| &mut request.answer) {
             Some(AnswerChannel::Put(put)) => {
                 let told = put.accepted.take().is_some_and(|accepted| accepted.send(()).is_ok());
-                self.putting.extend(told.then_some(ticket));
+                if told {
+                    self.putting.push(ticket);
+                }
             }
             Some(AnswerChannel::Fetch(_)) => self.event(ticket, FetchEvent::Accepted(ok)),
             Some(AnswerChannel::Holders(_) | AnswerChannel::Done(_) | AnswerChannel::Listed(_)) | None => {}
@@ -174,11 +177,11 @@ impl Tasks {
         }
     }
 
-    /// Sends bytes of PUTs, as long as ring and credit have room. Returns whether any were sent.
+    /// Sends bytes of a few PUTs, as long as ring and credit have room. Returns whether any were sent, or PUTs are left to look at.
     pub(super) fn put(&mut self, port: &mut AppPort, outbox: &mut Outbox<Owner>) -> bool {
         let mut worked = false;
         let requests = &mut self.requests;
-        self.putting.retain(|ticket| {
+        let goes_on = self.putting.look(|ticket| {
             let Entry::Occupied(mut entry) = requests.entry(*ticket) else { return false };
             let TaskRequest { id, answer: AnswerChannel::Put(put), .. } = entry.get_mut() else {
                 return false;
@@ -197,7 +200,12 @@ impl Tasks {
                 PutTurn::GivenUp => false,
             }
         });
-        worked
+        worked || goes_on
+    }
+
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> usize {
+        self.putting.looks
     }
 
     /// Whether any FETCH holds events back.

@@ -1,3 +1,5 @@
+mod looks;
+
 use super::call::{
     AnswerChannel, Batch, Call, ConnectionUp, Dial, DialError, FetchAnswer, FetchEvent, HostedGather,
     PutAnswer,
@@ -72,16 +74,22 @@ impl Bench {
     }
 
     fn come_up(&mut self, tag: u64) {
+        self.come_up_as(LINK, tag);
+    }
+
+    fn come_up_as(&mut self, id: ConnectionId, tag: u64) -> Credit {
+        let credit = Credit::default();
         let event = ConnectionEvent::Connected {
             tag: Some(tag),
             side: Side::Client,
             node: None,
             peer_gateway: false,
             remote: ([127, 0, 0, 1], 1).into(),
-            credit: Credit::default(),
+            credit: credit.clone(),
         };
-        self.worker.deliver(Delivery::Connection(LINK, event));
+        self.worker.deliver(Delivery::Connection(id, event));
         self.poll();
+        credit
     }
 
     fn connect(&mut self, early: bool) -> ConnectionUp {

@@ -7,3 +7,5 @@ pub const STREAMS_FIRST_LEN: u64 = 16;
 pub const STREAMS_UNI_LEN_MAX: u64 = 256;
 /// Forwarded requests that a relay looks at in one turn.
 pub const FLOWS_LEN_PER_TURN_MAX: usize = 64;
+/// Of each list of what waits at a client's worker (PUTs, messages, dials), the entries that one turn looks at.
+pub const CLIENT_LOOKS_LEN_PER_TURN_MAX: usize = 64;
