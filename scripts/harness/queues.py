@@ -198,17 +198,23 @@ class Queues:
     def drains(self, end):
         """The gateway ends in order while each worker has a put: both are finished, and a new connection is refused. `end()` asks the gateway to end,
         and gives, once it has, what each worker counted."""
-        before = self.counts("verified_bytes")
+        names = ("connections_opened", "verified_bytes")
+        before = {name: self.counts(name) for name in names}
         late, running = self.client(), []
+
+        def goes_on():
+            """Each put has a connection, and each worker that has one receives its bytes."""
+            opened, got = (self.gone(name, before[name]) for name in names)
+            rest = (got[worker] < BEGUN_BYTES for worker in (0, 1) if opened[worker])
+            return opened if sum(opened) == len(running) and not any(rest) else None
+
         # A connection is placed by the loads, of which that of earlier scenarios fades.
-        while min(self.gone("verified_bytes", before)) < BEGUN_BYTES:
+        opened = [0, 0]
+        while min(opened) == 0:
             ensure(len(running) < DRAINED_MAX, "one worker has all the puts")
-            begun = sum(self.gone("verified_bytes", before))
             client = self.client(self.port_to(len(running) % 2))
             running.append(client("put", self.new_file(4 / self.scale), "--rate", RATE_DRAINING))
-            wait_until(
-                "a put goes on", lambda more=begun + BEGUN_BYTES: sum(self.gone("verified_bytes", before)) >= more
-            )
+            opened = wait_until("the put goes on", goes_on)
         with ThreadPoolExecutor(1) as pool:
             ending = pool.submit(end)
             wait_until("the gateway drains", lambda: refused(late("ping", "--count", 1, "--timeout", 1)))
