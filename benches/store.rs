@@ -6,8 +6,8 @@
 //!
 //! - the time of the next open and the resident memory after it;
 //! - times of look-ups of random tokens, as LOCATE and `stat` make them;
-//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads, and the syncs a second of a file on the same disk, to which as many bytes
-//!   are written before each as one commit takes, before and after them.
+//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 240, and the syncs a second of a file on the same disk, to
+//!   which as many bytes are written before each as the payloads of one commit have at most, before and after them.
 //!
 //! Figures are of this machine and its disk, and of what else it does meanwhile.
 
@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use stoq::seed::{Lease, Store, StoreConfig, StoreError};
 use stoq::token::{Token, VerifiedPiece};
 
-const THREADS_LEN: u64 = 64;
+/// Threads that put, as many connections do.
+const THREADS_LEN: [u64; 2] = [64, 240];
 const PUT_BYTES: usize = 4096;
 const LOOKUPS_LEN: u64 = 100_000;
 /// How long syncs are counted.
@@ -36,8 +37,13 @@ fn put(store: &Store, bytes: Vec<u8>) -> Result<(), StoreError> {
     writer.commit().map(drop)
 }
 
-/// Puts payloads from many threads; returns the time.
-fn put_all(store: &Store, count: u64, bytes: impl Fn(u64) -> Vec<u8> + Sync) -> Result<Duration, StoreError> {
+/// Puts payloads from this many threads; returns the time.
+fn put_all(
+    store: &Store,
+    threads: u64,
+    count: u64,
+    bytes: impl Fn(u64) -> Vec<u8> + Sync,
+) -> Result<Duration, StoreError> {
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     std::thread::scope(|scope| {
         let one = || {
@@ -49,7 +55,7 @@ fn put_all(store: &Store, count: u64, bytes: impl Fn(u64) -> Vec<u8> + Sync) -> 
                 put(store, bytes(number))?;
             }
         };
-        let threads: Vec<_> = (0..THREADS_LEN).map(|_| scope.spawn(one)).collect();
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
     })?;
     Ok(begun.elapsed())
@@ -86,8 +92,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = directory.path().join("store");
     let config = StoreConfig { capacity_entries: Some(1 << 32), ..StoreConfig::default() };
     let store = Store::open(&path, config)?;
-    let took = put_all(&store, held, |number| number.to_be_bytes().to_vec())?;
-    println!("{held} payloads of 8 bytes are put in {:.1} s by {THREADS_LEN} threads", took.as_secs_f64());
+    let [_, many] = THREADS_LEN;
+    let took = put_all(&store, many, held, |number| number.to_be_bytes().to_vec())?;
+    println!("{held} payloads of 8 bytes are put in {:.1} s by {many} threads", took.as_secs_f64());
     drop(store);
     let database = fs::metadata(path.join("store.redb"))?.len();
     println!("the database has {:.1} MB, {} bytes a payload", database as f64 / 1e6, database / held.max(1));
@@ -122,19 +129,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         resident_bytes() as f64 / 1e6
     );
 
-    let batch = THREADS_LEN as usize * PUT_BYTES;
-    let first = syncs_per_s(directory.path(), batch)?;
-    let took = put_all(&store, puts, |number| {
-        let mut bytes = vec![0x51; PUT_BYTES];
-        bytes[..8].copy_from_slice(&number.to_be_bytes());
-        bytes
-    })?;
-    let last = syncs_per_s(directory.path(), batch)?;
-    let rate = puts as f64 / took.as_secs_f64();
-    println!("{puts} payloads of 4 KiB: {rate:.0} a second");
-    println!(
-        "syncs of {batch} bytes on this disk: {first:.0} a second before, {last:.0} after; a put takes {:.3} of one",
-        (first + last) / 2.0 / rate
-    );
+    for threads in THREADS_LEN {
+        let batch = threads as usize * PUT_BYTES;
+        let first = syncs_per_s(directory.path(), batch)?;
+        let took = put_all(&store, threads, puts, |number| {
+            let mut bytes = vec![0x51; PUT_BYTES];
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
+            bytes[8..16].copy_from_slice(&threads.to_be_bytes());
+            bytes
+        })?;
+        let last = syncs_per_s(directory.path(), batch)?;
+        let (rate, syncs) = (puts as f64 / took.as_secs_f64(), (first + last) / 2.0);
+        println!("{puts} payloads of 4 KiB from {threads} threads: {rate:.0} a second");
+        println!(
+            "syncs of {batch} bytes on this disk: {first:.0} a second before, {last:.0} after; {:.2} of what such batches allow",
+            rate / (syncs * threads as f64)
+        );
+    }
     Ok(())
 }

@@ -10,9 +10,18 @@ use crate::token::{AnyToken, SetToken, TOKEN_BYTES, Token};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum EntryBody {
     /// A whole payload.
-    Payload { length: u64 },
+    Payload { length: u64, place: PayloadPlace },
     /// Lanes of a set.
     Set(SetBody),
+}
+
+/// Where a payload is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PayloadPlace {
+    /// In files of its own: its bytes, and its hash pairs if it has any.
+    Files,
+    /// In the row of the database with this number. It has no hash pairs.
+    Row(u64),
 }
 
 /// The part of an entry that only sets have.
@@ -40,6 +49,7 @@ pub(super) struct IndexEntry {
 
 const PAYLOAD: u8 = 0;
 const SET: u8 = 1;
+const ROW: u8 = 2;
 const ANONYMOUS: u8 = 1;
 const NODE: u8 = 2;
 const CACHE: u8 = 3;
@@ -162,8 +172,14 @@ impl IndexEntry {
         out.extend_from_slice(&self.bytes.to_be_bytes());
         out.extend_from_slice(&self.used.to_be_bytes());
         match &self.body {
-            EntryBody::Payload { length } => {
-                out.push(PAYLOAD);
+            EntryBody::Payload { length, place } => {
+                match place {
+                    PayloadPlace::Files => out.push(PAYLOAD),
+                    PayloadPlace::Row(number) => {
+                        out.push(ROW);
+                        out.extend_from_slice(&number.to_be_bytes());
+                    }
+                }
                 out.extend_from_slice(&length.to_be_bytes());
             }
             EntryBody::Set(set) => {
@@ -185,7 +201,11 @@ impl IndexEntry {
         let others = take(bytes).map(u32::from_be_bytes)?;
         let (share, used) = (take_u64(bytes)?, take_u64(bytes)?);
         let body = match take(bytes)? {
-            [PAYLOAD] => EntryBody::Payload { length: take_u64(bytes)? },
+            [PAYLOAD] => EntryBody::Payload { length: take_u64(bytes)?, place: PayloadPlace::Files },
+            [ROW] => {
+                let place = PayloadPlace::Row(take_u64(bytes)?);
+                EntryBody::Payload { length: take_u64(bytes)?, place }
+            }
             [SET] => {
                 let generation = take_u64(bytes)?;
                 let own = Lanes::take(bytes)?;
@@ -254,7 +274,8 @@ mod tests {
             Lease::until(None, Some(node)),
             Lease::cached(Some(0)),
         ] {
-            for body in [EntryBody::Payload { length: 100_000 }, EntryBody::Set(set)] {
+            let payload = |place| EntryBody::Payload { length: 100_000, place };
+            for body in [payload(PayloadPlace::Files), payload(PayloadPlace::Row(7)), EntryBody::Set(set)] {
                 let row = IndexEntry { lease, others: 2, bytes: 5, used: 6, body }.emit();
                 let read = IndexEntry::parse(&row).unwrap();
                 assert_eq!((read.lease, read.others, read.bytes, read.used), (lease, 2, 5, 6));

@@ -1,5 +1,6 @@
 //! Payloads and sets of the store, open for reading.
 
+use super::database::RowBytes;
 use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::open_files::{OpenFiles, ReadFile};
@@ -25,16 +26,32 @@ const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 4096;
 pub struct OpenPayload {
     token: Token,
     length: u64,
-    /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace.
+    /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace, or the
+    /// number of its row.
     generation: u64,
     whole: bool,
     disk: StoreDisk,
-    blob: Arc<ReadFile>,
+    blob: BlobBytes,
     /// The blob, past the page cache; `None` once it cannot be read so.
     direct: Arc<OnceLock<Option<ReadFile>>>,
     outboard: Outboard,
     /// The file of an outboard that is not in memory.
     pairs: Option<Arc<ReadFile>>,
+}
+
+#[derive(Clone, Debug)]
+enum BlobBytes {
+    File(Arc<ReadFile>),
+    Row(RowBytes),
+}
+
+impl BlobBytes {
+    fn read(&self, disk: &StoreDisk, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.with(|file| disk.0.read(file, out, offset)),
+            Self::Row(row) => row.read(offset, out),
+        }
+    }
 }
 
 /// What is read of a payload.
@@ -74,8 +91,22 @@ impl OpenPayload {
             Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
         };
-        let (disk, blob, direct) = (disk.clone(), Arc::new(blob), Arc::default());
+        let (disk, blob, direct) = (disk.clone(), BlobBytes::File(blob.into()), Arc::default());
         Ok(Some(Self { token, length, generation, whole, disk, blob, direct, outboard, pairs }))
+    }
+
+    /// A payload of at most one group, in a row with this number.
+    pub(super) fn of_row(
+        disk: &StoreDisk,
+        (token, length): (Token, u64),
+        number: u64,
+        row: RowBytes,
+    ) -> Result<Self, StoreError> {
+        let outboard = Outboard::from_bytes(length, bytes::Bytes::new());
+        let outboard = outboard
+            .map_err(|error| StoreError::io("read", Path::new(&token.hex()), io::Error::other(error)))?;
+        let (disk, blob, direct) = (disk.clone(), BlobBytes::Row(row), Arc::default());
+        Ok(Self { token, length, generation: number, whole: true, disk, blob, direct, outboard, pairs: None })
     }
 
     /// The blob's token.
@@ -108,7 +139,7 @@ impl OpenPayload {
     /// # Errors
     /// An error of the disk; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.blob.with(|file| self.disk.0.read(file, out, offset))
+        self.blob.read(&self.disk, offset, out)
     }
 
     /// The length of a part, bytes.
@@ -125,30 +156,38 @@ impl OpenPayload {
     }
 }
 
-/// A payload's part as blocks are read from it. A payload that is kept otherwise than in files of its own needs another source.
+/// A payload's part as blocks are read from it.
 pub(super) struct PartSource(pub(super) OpenPayload, pub(super) PayloadPart);
 
 impl PartSource {
-    fn part(&self) -> io::Result<&ReadFile> {
-        match self.1 {
-            PayloadPart::Blob => Ok(&self.0.blob),
-            PayloadPart::Pairs => self.0.pairs.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into()),
+    fn part(&self) -> Option<&ReadFile> {
+        match (self.1, &self.0.blob) {
+            (PayloadPart::Blob, BlobBytes::File(file)) => Some(file),
+            (PayloadPart::Blob, BlobBytes::Row(_)) => None,
+            (PayloadPart::Pairs, _) => self.0.pairs.as_deref(),
         }
     }
 }
 
 impl BlockSource for PartSource {
     fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
-        self.part()?.with(|file| self.0.disk.0.read(file, out, start))
+        match self.part() {
+            Some(part) => part.with(|file| self.0.disk.0.read(file, out, start)),
+            None => self.0.read(start, out),
+        }
+    }
+
+    fn is_file(&self) -> bool {
+        self.part().is_some()
     }
 
     fn file(&self) -> io::Result<Arc<File>> {
-        self.part()?.file()
+        self.part().ok_or(io::ErrorKind::NotFound)?.file()
     }
 
     fn direct(&self) -> Option<Arc<File>> {
-        let held = Some(&self.0).filter(|_| self.1 == PayloadPart::Blob)?;
-        held.direct.get_or_init(|| held.blob.direct()).as_ref()?.file().ok()
+        let blob = self.part().filter(|_| self.1 == PayloadPart::Blob)?;
+        self.0.direct.get_or_init(|| blob.direct()).as_ref()?.file().ok()
     }
 }
 

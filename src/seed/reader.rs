@@ -20,6 +20,9 @@ pub(super) trait BlockSource: Send + Sync {
     /// Fills `out` from `start` on, and waits for it.
     fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()>;
 
+    /// Whether it is a file. What is none is read by threads alone.
+    fn is_file(&self) -> bool;
+
     /// Its file, opened if need be.
     fn file(&self) -> io::Result<Arc<File>>;
 
@@ -58,7 +61,7 @@ pub struct ReadState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadsBy {
-    /// One thread, by io_uring.
+    /// One thread, by io_uring; what is no file, by threads.
     IoUring,
     /// Threads that each wait for the disk.
     Threads,
@@ -88,7 +91,10 @@ struct ReaderShared {
 
 #[derive(Default)]
 struct ReadQueue {
+    /// Those for io_uring.
     reads: VecDeque<BlockRead>,
+    /// Those for threads.
+    for_threads: VecDeque<BlockRead>,
     by: Option<ReadsBy>,
     waker: Option<RingWaker>,
     threads: usize,
@@ -154,20 +160,21 @@ impl BlockReader {
         shared.in_flight.fetch_add(1, Relaxed);
         let mut queue = shared.queue();
         let by = shared.start(&mut queue, self.ring);
-        queue.reads.push_back(read);
-        if by == ReadsBy::IoUring {
+        if by == ReadsBy::IoUring && read.source.is_file() {
+            queue.reads.push_back(read);
             if let Some(waker) = &queue.waker {
                 waker.wake();
             }
             return;
         }
-        if queue.reads.len() > queue.idle && queue.threads < READ_THREADS_LEN_MAX {
+        queue.for_threads.push_back(read);
+        if queue.for_threads.len() > queue.idle && queue.threads < READ_THREADS_LEN_MAX {
             let thread = shared.clone();
             let builder = std::thread::Builder::new().name(format!("stoq-read-{}", queue.threads));
             match builder.spawn(move || thread.run_threads()) {
                 Ok(_) => queue.threads += 1,
                 Err(error) if queue.threads == 0 => {
-                    let reads = std::mem::take(&mut queue.reads);
+                    let reads = std::mem::take(&mut queue.for_threads);
                     drop(queue);
                     tracing::error!(%error, "no thread that reads the store can be started; allow this process more threads");
                     reads.into_iter().for_each(|read| shared.end(read.done, read.memory, Err(again(&error))));
@@ -226,7 +233,7 @@ impl ReaderShared {
         loop {
             let mut queue = self.queue();
             let read = loop {
-                if let Some(read) = queue.reads.pop_front() {
+                if let Some(read) = queue.for_threads.pop_front() {
                     break read;
                 }
                 if queue.closed {
@@ -272,6 +279,8 @@ impl ReaderShared {
             let mut queue = self.queue();
             queue.by = Some(ReadsBy::Threads);
             queue.threads += 1;
+            let waiting = std::mem::take(&mut queue.reads);
+            queue.for_threads.extend(waiting);
         }
         for step in ring.give_up() {
             self.end(step.done, Slot::apart(0), Err(again(error)));
@@ -395,6 +404,10 @@ mod tests {
     impl BlockSource for FileSource {
         fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
             std::os::unix::fs::FileExt::read_exact_at(&*self.0, out, start)
+        }
+
+        fn is_file(&self) -> bool {
+            true
         }
 
         fn file(&self) -> io::Result<Arc<File>> {

@@ -11,6 +11,7 @@ mod listing;
 mod removals;
 mod room;
 mod sets;
+mod short;
 
 use data::payload;
 use std::fs;

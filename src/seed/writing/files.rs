@@ -73,11 +73,6 @@ impl NewFiles {
         Ok(())
     }
 
-    /// The blob's length, bytes.
-    pub(super) fn length(&self) -> u64 {
-        self.length
-    }
-
     /// Selected bytes written so far.
     pub(super) fn written_bytes(&self) -> u64 {
         self.written_bytes
