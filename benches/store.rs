@@ -6,7 +6,7 @@
 //!
 //! - the time of the next open and the resident memory after it;
 //! - times of look-ups of random tokens, as LOCATE and `stat` make them;
-//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 240, and the syncs a second of a file on the same disk, to
+//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 512, and the syncs a second of a file on the same disk, to
 //!   which as many bytes are written before each as the payloads of one commit have at most, before and after them.
 //!
 //! Figures are of this machine and its disk, and of what else it does meanwhile.
@@ -20,18 +20,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use stoq::seed::{Lease, Store, StoreConfig, StoreError};
+use stoq::tls::NodeId;
 use stoq::token::{Token, VerifiedPiece};
 
-/// Threads that put, as many connections do.
-const THREADS_LEN: [u64; 2] = [64, 240];
+/// Threads that fill the store, and those that put, as many connections do.
+const FILL_THREADS_LEN: u64 = 1024;
+const THREADS_LEN: [u64; 2] = [64, 512];
 const PUT_BYTES: usize = 4096;
 const LOOKUPS_LEN: u64 = 100_000;
 /// How long syncs are counted.
 const SYNC_SPAN: Duration = Duration::from_secs(3);
 
-fn put(store: &Store, bytes: Vec<u8>) -> Result<(), StoreError> {
+fn put(store: &Store, owner: u8, bytes: Vec<u8>) -> Result<(), StoreError> {
     let token = Token::of(&bytes);
-    let lease = Lease::until(Some(4_000_000_000), None);
+    let lease = Lease::until(Some(4_000_000_000), Some(NodeId([owner; 32])));
     let mut writer = store.begin(token, bytes.len() as u64, lease, 0)?;
     writer.write(&VerifiedPiece { offset: 0, data: bytes.into(), proofs: Vec::new() })?;
     writer.commit().map(drop)
@@ -46,16 +48,18 @@ fn put_all(
 ) -> Result<Duration, StoreError> {
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     std::thread::scope(|scope| {
-        let one = || {
+        // Many nodes: each may have so many unfinished.
+        let one = |thread: u64| {
+            let owner = (thread / 128) as u8;
             loop {
                 let number = next.fetch_add(1, Relaxed);
                 if number >= count {
                     return Ok(());
                 }
-                put(store, bytes(number))?;
+                put(store, owner, bytes(number))?;
             }
         };
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
     })?;
     Ok(begun.elapsed())
@@ -90,11 +94,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = tempfile::tempdir_in(parent)?;
     let path = directory.path().join("store");
-    let config = StoreConfig { capacity_entries: Some(1 << 32), ..StoreConfig::default() };
+    let entries = Some(1 << 32);
+    let config = StoreConfig { capacity_entries: entries, quota_entries: entries, ..StoreConfig::default() };
     let store = Store::open(&path, config)?;
-    let [_, many] = THREADS_LEN;
-    let took = put_all(&store, many, held, |number| number.to_be_bytes().to_vec())?;
-    println!("{held} payloads of 8 bytes are put in {:.1} s by {many} threads", took.as_secs_f64());
+    let took = put_all(&store, FILL_THREADS_LEN, held, |number| number.to_be_bytes().to_vec())?;
+    println!(
+        "{held} payloads of 8 bytes are put in {:.1} s by {FILL_THREADS_LEN} threads",
+        took.as_secs_f64()
+    );
     drop(store);
     let database = fs::metadata(path.join("store.redb"))?.len();
     println!("the database has {:.1} MB, {} bytes a payload", database as f64 / 1e6, database / held.max(1));

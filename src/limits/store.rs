@@ -45,7 +45,9 @@ pub const DATABASE_CACHE_BYTES: usize = 64 << 20;
 pub const TOUCHED_LEN_MAX: usize = 1 << 16;
 /// Payloads up to this length are rows of a store's database, bytes: one group, which has no hash pairs and arrives as one piece.
 pub const ROW_PAYLOAD_BYTES_MAX: u64 = super::GROUP_BYTES as u64;
-/// What such a row takes besides the payload, bytes.
+/// Hash pairs of a payload up to this size are a row of the database, bytes: those of payloads up to 1 MiB, which fill a page.
+pub const ROW_PAIRS_BYTES_MAX: u64 = DATABASE_PAGE_BYTES - STORE_ROW_BYTES;
+/// What such a row takes besides the payload or the pairs, bytes.
 pub const STORE_ROW_BYTES: u64 = 64;
 /// A page of the database; longer rows have twice as many until they fit, bytes.
 pub const DATABASE_PAGE_BYTES: u64 = 4096;

@@ -2,7 +2,7 @@
 
 use super::entry::PayloadPlace;
 use super::layout::{lanes_of, pairs_bytes, parts_of};
-use super::short::is_short;
+use super::short::place_of;
 use crate::limits::{
     DATABASE_PAGE_BYTES, GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES,
     STORE_ROW_BYTES, STORE_ROWS_BYTES,
@@ -51,6 +51,7 @@ impl Blocks {
     pub(super) fn payload(self, length: u64, place: PayloadPlace) -> u64 {
         let bytes = match place {
             PayloadPlace::Files => self.file(length).saturating_add(self.outboard(length)),
+            PayloadPlace::Pairs(_) => self.file(length).saturating_add(row(outboard_bytes(length))),
             PayloadPlace::Row(_) => row(length),
         };
         bytes.saturating_add(STORE_ROWS_BYTES)
@@ -58,7 +59,7 @@ impl Blocks {
 
     /// The same, of one that is put now.
     pub(super) fn new_payload(self, length: u64) -> u64 {
-        self.payload(length, if is_short(length) { PayloadPlace::Row(0) } else { PayloadPlace::Files })
+        self.payload(length, place_of(length))
     }
 
     /// A set with these lanes in its own files, with its rows.
@@ -137,7 +138,9 @@ mod tests {
         let files = PayloadPlace::Files;
         assert_eq!(blocks.payload(8, files), 4096 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
         assert_eq!(blocks.payload(16_385, files), (20_480 + 4096) + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES);
-        assert_eq!(blocks.new_payload(16_385), blocks.payload(16_385, files));
+        assert_eq!(blocks.new_payload(16_385), 20_480 + 256 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.new_payload(1 << 20), (1 << 20) + 4096 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.new_payload((1 << 20) + 1), blocks.payload((1 << 20) + 1, files));
         let large = Blocks { block_bytes: 65_536 };
         assert_eq!(large.payload(8, files), 65_536 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
     }

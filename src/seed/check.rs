@@ -253,23 +253,32 @@ impl Check {
         let Some(held) = held else { return self.note(CheckResult::Gone) };
         let written = store.check_writable().and_then(|()| {
             let path = store.file(&any, OUTBOARD);
-            if let Some(pairs) = outboard.as_bytes().filter(|pairs| !pairs.is_empty()) {
+            let pairs = outboard.as_bytes().filter(|pairs| !pairs.is_empty());
+            if let (EntryBody::Payload { place: PayloadPlace::Pairs(_), .. }, Some(pairs)) =
+                (held.body, pairs)
+            {
+                return Ok(PayloadPlace::Pairs(store.index().keep_bytes(pairs.to_vec())));
+            }
+            if let Some(pairs) = pairs {
                 let temporary = store.temporary(&token.hex()).with_added_extension(OUTBOARD);
                 store.disk.replace(&path, &temporary, pairs)?;
             } else {
                 store.disk.remove_if_there(&path)?;
             }
-            store.disk.sync_directory(parent(&path))
+            store.disk.sync_directory(parent(&path))?;
+            Ok(PayloadPlace::Files)
         });
-        if let Err(error) = written {
-            // The bytes are correct, but cannot be proven to peers.
-            store.index().remove(&any);
-            store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
-            return self.note(CheckResult::Damaged);
-        }
+        let place = match written {
+            Ok(place) => place,
+            Err(error) => {
+                // The bytes are correct, but cannot be proven to peers.
+                store.index().remove(&any);
+                store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
+                return self.note(CheckResult::Damaged);
+            }
+        };
         {
             let mut index = store.index();
-            let place = PayloadPlace::Files;
             let bytes = index.blocks.payload(length, place);
             index.insert(any, held.lease, bytes, EntryBody::Payload { length, place });
         }
@@ -378,5 +387,8 @@ fn row_of(store: &Inner, token: &AnyToken) -> Option<u64> {
 fn is_damage(error: &io::Error) -> bool {
     // `ErrorKind` has no name for EIO.
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-        || matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::UnexpectedEof)
+        || matches!(
+            error.kind(),
+            io::ErrorKind::IsADirectory | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+        )
 }

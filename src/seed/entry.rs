@@ -20,6 +20,8 @@ pub(super) enum EntryBody {
 pub(super) enum PayloadPlace {
     /// In files of its own: its bytes, and its hash pairs if it has any.
     Files,
+    /// In a file, and its hash pairs in the row of the database with this number.
+    Pairs(u64),
     /// In the row of the database with this number. It has no hash pairs.
     Row(u64),
 }
@@ -50,6 +52,7 @@ pub(super) struct IndexEntry {
 const PAYLOAD: u8 = 0;
 const SET: u8 = 1;
 const ROW: u8 = 2;
+const PAIRS: u8 = 3;
 const ANONYMOUS: u8 = 1;
 const NODE: u8 = 2;
 const CACHE: u8 = 3;
@@ -175,6 +178,10 @@ impl IndexEntry {
             EntryBody::Payload { length, place } => {
                 match place {
                     PayloadPlace::Files => out.push(PAYLOAD),
+                    PayloadPlace::Pairs(number) => {
+                        out.push(PAIRS);
+                        out.extend_from_slice(&number.to_be_bytes());
+                    }
                     PayloadPlace::Row(number) => {
                         out.push(ROW);
                         out.extend_from_slice(&number.to_be_bytes());
@@ -202,8 +209,9 @@ impl IndexEntry {
         let (share, used) = (take_u64(bytes)?, take_u64(bytes)?);
         let body = match take(bytes)? {
             [PAYLOAD] => EntryBody::Payload { length: take_u64(bytes)?, place: PayloadPlace::Files },
-            [ROW] => {
-                let place = PayloadPlace::Row(take_u64(bytes)?);
+            [kind @ (ROW | PAIRS)] => {
+                let number = take_u64(bytes)?;
+                let place = if kind == ROW { PayloadPlace::Row(number) } else { PayloadPlace::Pairs(number) };
                 EntryBody::Payload { length: take_u64(bytes)?, place }
             }
             [SET] => {
@@ -275,7 +283,8 @@ mod tests {
             Lease::cached(Some(0)),
         ] {
             let payload = |place| EntryBody::Payload { length: 100_000, place };
-            for body in [payload(PayloadPlace::Files), payload(PayloadPlace::Row(7)), EntryBody::Set(set)] {
+            let places = [PayloadPlace::Files, PayloadPlace::Pairs(8), PayloadPlace::Row(7)];
+            for body in places.map(payload).into_iter().chain([EntryBody::Set(set)]) {
                 let row = IndexEntry { lease, others: 2, bytes: 5, used: 6, body }.emit();
                 let read = IndexEntry::parse(&row).unwrap();
                 assert_eq!((read.lease, read.others, read.bytes, read.used), (lease, 2, 5, 6));

@@ -289,7 +289,9 @@ impl Index {
     /// Removes an entry. Sets that lose lanes by it are noted as changed. The caller removes those in [`Index::emptied_sets`].
     pub(super) fn remove(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let (entry, _) = self.take_out(token)?;
-        if let EntryBody::Payload { place: PayloadPlace::Row(number), .. } = entry.body {
+        if let EntryBody::Payload { place: PayloadPlace::Row(number) | PayloadPlace::Pairs(number), .. } =
+            entry.body
+        {
             self.rows.delete_bytes(number);
         }
         self.push_change(*token);

@@ -17,7 +17,7 @@ use super::layout::{self, BLOB, OUTBOARD};
 use super::lease::Lease;
 use super::lock::Lock;
 use super::open_files::OpenFiles;
-use super::open_payload::{OpenPayload, OpenSet};
+use super::open_payload::{OpenPayload, OpenSet, PairsAt};
 use super::refusals::Refusals;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, SetToken, Token, outboard_bytes};
@@ -135,6 +135,12 @@ impl Inner {
                 let held = self.open(token, 0, &token.into(), [BLOB, OUTBOARD], files)?;
                 Ok(held.filter(|held| held.length() == length))
             }
+            PayloadPlace::Pairs(number) => {
+                let Some(row) = self.index().rows.bytes(number) else { return Ok(None) };
+                let path = self.file(&token.into(), BLOB);
+                let held = OpenPayload::open(&self.disk, token, 0, (&path, PairsAt::Row(&row)), files)?;
+                Ok(held.filter(|held| held.length() == length))
+            }
             PayloadPlace::Row(number) => {
                 let Some(row) = self.index().rows.bytes(number) else { return Ok(None) };
                 OpenPayload::of_row(&self.disk, (token, length), number, row).map(Some)
@@ -152,7 +158,8 @@ impl Inner {
         files: Option<&Arc<OpenFiles>>,
     ) -> Result<Option<OpenPayload>, StoreError> {
         let paths = kinds.map(|kind| self.file(any, kind));
-        OpenPayload::open(&self.disk, token, generation, paths.each_ref().map(AsRef::as_ref), files)
+        let [blob, pairs] = &paths;
+        OpenPayload::open(&self.disk, token, generation, (blob, PairsAt::File(pairs)), files)
     }
 
     pub(super) fn touch(&self, token: &AnyToken) {
@@ -274,6 +281,7 @@ impl Inner {
             Some(EntryBody::Payload { length, place: PayloadPlace::Files }) => {
                 kind == BLOB || kind == OUTBOARD && outboard_bytes(length) > 0
             }
+            Some(EntryBody::Payload { place: PayloadPlace::Pairs(_), .. }) => kind == BLOB,
             Some(EntryBody::Payload { place: PayloadPlace::Row(_), .. }) => false,
             Some(EntryBody::Set(set)) => {
                 layout::kinds_of_set(&set.descriptor, set.own).any(|claimed| claimed == kind)

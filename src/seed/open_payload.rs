@@ -5,7 +5,7 @@ use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::open_files::{OpenFiles, ReadFile};
 use super::reader::BlockSource;
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{PAYLOAD_BYTES_MAX, ROW_PAIRS_BYTES_MAX};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
 use std::fs::{self, File};
@@ -39,6 +39,22 @@ pub struct OpenPayload {
     pairs: Option<Arc<ReadFile>>,
 }
 
+/// Where the hash pairs of a payload are.
+#[derive(Clone, Copy)]
+pub(super) enum PairsAt<'a> {
+    File(&'a Path),
+    Row(&'a RowBytes),
+}
+
+impl<'a> PairsAt<'a> {
+    fn path(self, blob: &'a Path) -> &'a Path {
+        match self {
+            Self::File(path) => path,
+            Self::Row(_) => blob,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum BlobBytes {
     File(Arc<ReadFile>),
@@ -64,16 +80,15 @@ pub(super) enum PayloadPart {
 }
 
 impl OpenPayload {
-    /// Opens a blob and its outboard, the files at `paths`; `None` if one is missing or has the wrong size. The `generation` of a whole
+    /// Opens a blob, a file, and its outboard; `None` if one is missing or has the wrong size. The `generation` of a whole
     /// payload is 0. Without `files`, its files stay open as long as it lives.
     pub(super) fn open(
         disk: &StoreDisk,
         token: Token,
         generation: u64,
-        paths: [&Path; 2],
+        (blob_path, pairs): (&Path, PairsAt<'_>),
         files: Option<&Arc<OpenFiles>>,
     ) -> Result<Option<Self>, StoreError> {
-        let [blob_path, outboard_path] = paths;
         let (blob, metadata) = match ReadFile::open(blob_path, files) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -84,12 +99,19 @@ impl OpenPayload {
         }
         let (length, whole) = (metadata.len(), generation == 0);
         let generation = if whole { metadata.ino() } else { generation };
-        let (outboard, pairs) = match open_outboard(outboard_path, length, files) {
+        let (outboard, pairs) = match open_outboard(pairs, length, files) {
             Ok(opened) => opened,
             // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
-            Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
+            Err(OutboardError::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("read", pairs.path(blob_path), io::Error::other(error))),
         };
         let (disk, blob, direct) = (disk.clone(), BlobBytes::File(blob.into()), Arc::default());
         Ok(Some(Self { token, length, generation, whole, disk, blob, direct, outboard, pairs }))
@@ -215,10 +237,18 @@ impl OpenSet {
 }
 
 fn open_outboard(
-    path: &Path,
+    at: PairsAt<'_>,
     length: u64,
     files: Option<&Arc<OpenFiles>>,
 ) -> Result<(Outboard, Option<Arc<ReadFile>>), OutboardError> {
+    let path = match at {
+        PairsAt::File(path) => path,
+        PairsAt::Row(row) => {
+            let mut pairs = vec![0; outboard_bytes(length).min(ROW_PAIRS_BYTES_MAX) as usize];
+            row.read(0, &mut pairs)?;
+            return Ok((Outboard::from_bytes(length, pairs.into())?, None));
+        }
+    };
     match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
         0 => Ok((Outboard::from_bytes(length, bytes::Bytes::new())?, None)),
         1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Ok((Outboard::from_bytes(length, fs::read(path)?.into())?, None)),
@@ -324,7 +354,7 @@ mod tests {
         assert_eq!((damage.set_aside, damage.left, damage.latest.len()), (1, 0, 1));
         assert!(damage.latest[0].reason.contains("cannot be read: Input/output error"), "{damage:?}");
         assert!(store.get(&token).unwrap().is_none());
-        assert_eq!(std::fs::read_dir(dir.path().join("damaged")).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(dir.path().join("damaged")).unwrap().count(), 1);
         *disk.error.lock().unwrap() = None;
         put(&store, &data);
         assert_eq!(check(&store, token), CheckResult::Whole);

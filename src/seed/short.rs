@@ -1,4 +1,4 @@
-//! Payloads of at most one group: their bytes are a row of the database, and no file.
+//! Payloads of at most one group: their bytes are a row of the database, and no file. Of longer ones up to 1 MiB, the hash pairs are.
 //!
 //! The rows have numbers that only grow. So those of one commit lie beside each other, whatever their tokens are.
 
@@ -8,9 +8,25 @@ use super::error::StoreError;
 use super::index::Index;
 use super::inner::Inner;
 use super::layout::{self, BLOB};
-use crate::limits::ROW_PAYLOAD_BYTES_MAX;
-use crate::token::AnyToken;
+use crate::limits::{ROW_PAIRS_BYTES_MAX, ROW_PAYLOAD_BYTES_MAX};
+use crate::token::{AnyToken, outboard_bytes};
 use std::path::PathBuf;
+
+/// Whether the hash pairs of a payload of this length are a row when it is put.
+pub(super) fn has_short_pairs(length: u64) -> bool {
+    !is_short(length) && outboard_bytes(length) <= ROW_PAIRS_BYTES_MAX
+}
+
+/// The place of a payload of this length that is put, but for the number.
+pub(super) fn place_of(length: u64) -> PayloadPlace {
+    if is_short(length) {
+        PayloadPlace::Row(0)
+    } else if has_short_pairs(length) {
+        PayloadPlace::Pairs(0)
+    } else {
+        PayloadPlace::Files
+    }
+}
 
 /// Whether a payload of this length is a row when it is put.
 pub(super) const fn is_short(length: u64) -> bool {
@@ -18,11 +34,11 @@ pub(super) const fn is_short(length: u64) -> bool {
 }
 
 impl Index {
-    /// Keeps the bytes of a payload as a row.
-    pub(super) fn keep_bytes(&mut self, bytes: Vec<u8>) -> PayloadPlace {
+    /// Keeps bytes as a row; returns its number.
+    pub(super) fn keep_bytes(&mut self, bytes: Vec<u8>) -> u64 {
         let number = self.next_generation();
         self.rows.set_bytes(number, bytes);
-        PayloadPlace::Row(number)
+        number
     }
 
     /// Gives up the place that a payload had, if it has another one now.
@@ -31,11 +47,18 @@ impl Index {
             EntryBody::Payload { place, .. } => Some(*place),
             EntryBody::Set(_) => None,
         };
-        match place(before) {
-            left if left == place(now) => {}
-            Some(PayloadPlace::Row(number)) => self.rows.delete_bytes(number),
-            Some(PayloadPlace::Files) => self.forget_files_of(token),
-            None => {}
+        match (place(before), place(now)) {
+            (left, now) if left == now => {}
+            (Some(PayloadPlace::Row(number)), _) => self.rows.delete_bytes(number),
+            (Some(PayloadPlace::Pairs(number)), now) => {
+                self.rows.delete_bytes(number);
+                if matches!(now, Some(PayloadPlace::Row(_))) {
+                    self.forget_files_of(token);
+                }
+            }
+            // Those that it still has are not removed.
+            (Some(PayloadPlace::Files), _) => self.forget_files_of(token),
+            (None, _) => {}
         }
     }
 

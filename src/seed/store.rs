@@ -1,11 +1,12 @@
 //! The payloads and sets on disk. Each is held whole, or not at all.
 //!
 //! ```text
-//! <dir>/store.redb                what is held, with leases, sums, files that are to be removed, and short payloads: see `database`, `short`
+//! <dir>/store.redb                what is held, with leases, sums, files that are to be removed, and short payloads and hash pairs: see
+//!                                 `database`, `short`
 //! <dir>/store.lock                locked by the process that writes here
 //! <dir>/lock/                     keeps versions out that know no database
 //! <dir>/data/<ab>/<64 hex>.blob   a payload longer than a group; shorter ones of versions before they were rows
-//! <dir>/data/<ab>/<64 hex>.obao   its hash pairs in pre-order; absent if the payload is one group
+//! <dir>/data/<ab>/<64 hex>.obao   the hash pairs, in pre-order, of one longer than 1 MiB, or of one that versions before put
 //! <dir>/sets/<ab>/<64 hex>.content, .content.obao, .parity, .parity.obao
 //!                                 lanes of a blob that is not held whole, at their places, with holes between them
 //! <dir>/tmp/                      files being written, and names of files that no row claims yet; emptied when the store is opened

@@ -22,6 +22,8 @@ pub(crate) fn downgrade(dir: &Path, store: Store) {
                     let mut bytes = vec![0; held.length() as usize];
                     held.read(0, &mut bytes).unwrap();
                     write(dir, "data", &token.hex(), "blob", &bytes);
+                } else if let Some(pairs) = held.outboard().as_bytes() {
+                    write(dir, "data", &token.hex(), "obao", pairs);
                 }
                 write(dir, "data", &token.hex(), "meta", meta.to_string().as_bytes());
             }

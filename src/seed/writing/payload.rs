@@ -12,7 +12,7 @@ use crate::seed::layout::{BLOB, OUTBOARD};
 use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenPayload;
 use crate::seed::reservation::Reservation;
-use crate::seed::short::is_short;
+use crate::seed::short::{has_short_pairs, is_short};
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece};
 use std::sync::Arc;
 
@@ -70,7 +70,11 @@ impl PayloadWriter {
         } else {
             let temporary = store.temporary(&token.hex());
             let files = NewFiles::new(&store.disk, &temporary, length, Ranges::all().into(), length);
-            NewPayload::Files(Box::new(files))
+            NewPayload::Files(Box::new(if has_short_pairs(length) {
+                files.with_pairs_in_memory()
+            } else {
+                files
+            }))
         };
         Self { store, token, lease, length, new, reserved }
     }
@@ -141,9 +145,12 @@ impl PayloadWriter {
                     store.give_up_files(&self.token.into(), files);
                     return Err(error);
                 }
-                PayloadPlace::Files
+                match files.take_pairs() {
+                    Some(pairs) => PayloadPlace::Pairs(store.index().keep_bytes(pairs)),
+                    None => PayloadPlace::Files,
+                }
             }
-            NewPayload::Row(row) => store.index().keep_bytes(row.take()),
+            NewPayload::Row(row) => PayloadPlace::Row(store.index().keep_bytes(row.take())),
         };
         self.grant(length, place);
         // While the lock is held: no other thread can remove it before it is opened.
