@@ -31,9 +31,10 @@ const LOOKUPS_LEN: u64 = 100_000;
 /// How long syncs are counted.
 const SYNC_SPAN: Duration = Duration::from_secs(3);
 
-fn put(store: &Store, owner: u8, bytes: Vec<u8>) -> Result<(), StoreError> {
+fn put(store: &Store, number: u64, owner: u8, bytes: Vec<u8>) -> Result<(), StoreError> {
     let token = Token::of(&bytes);
-    let lease = Lease::until(Some(4_000_000_000), Some(NodeId([owner; 32])));
+    // As many leases of one length end in a second as were granted in one.
+    let lease = Lease::until(Some(4_000_000_000 + number / 4096), Some(NodeId([owner; 32])));
     let mut writer = store.begin(token, bytes.len() as u64, lease, 0)?;
     writer.write(&VerifiedPiece { offset: 0, data: bytes.into(), proofs: Vec::new() })?;
     writer.commit().map(drop)
@@ -48,7 +49,7 @@ fn put_all(
 ) -> Result<Duration, StoreError> {
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     std::thread::scope(|scope| {
-        // Many nodes: each may have so many unfinished.
+        // Several nodes: one may not have as many payloads unfinished.
         let one = |thread: u64| {
             let owner = (thread / 128) as u8;
             loop {
@@ -56,7 +57,7 @@ fn put_all(
                 if number >= count {
                     return Ok(());
                 }
-                put(store, owner, bytes(number))?;
+                put(store, number, owner, bytes(number))?;
             }
         };
         let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();

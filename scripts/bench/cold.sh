@@ -12,7 +12,8 @@ dir=$(mktemp -d -p "${1:-${TMPDIR:-/tmp}}")
 gateway=
 stop() {
     if [[ -n $gateway ]]; then
-        kill "$gateway" && wait "$gateway" || true
+        kill "$gateway" || true
+        wait "$gateway" || true
         gateway=
     fi
 }
@@ -78,7 +79,7 @@ row() { # name, payloads, seconds
 
 start
 tokens=()
-for number in 1 2 3 4 5; do
+for _ in 1 2 3 4 5; do
     head -c "$((mib << 20))" /dev/urandom > put
     tokens+=("$(stoq put put 2>> put.log)")
 done

@@ -1,33 +1,11 @@
 //! The bytes of short payloads: rows that are read without the lock of the index.
 
-use super::opened::Snapshot;
+use super::opened::LatestRows;
 use super::rows::Rows;
 use super::table::StoreTable;
 use bytes::Bytes;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// The rows of the last commit, for readers that outlive it. Once the database is closed there are none.
-#[derive(Debug, Default)]
-pub(in crate::seed) struct LatestRows(Mutex<Option<Arc<Snapshot>>>);
-
-impl LatestRows {
-    fn latest(&self) -> MutexGuard<'_, Option<Arc<Snapshot>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn get(&self) -> Option<Arc<Snapshot>> {
-        self.latest().clone()
-    }
-
-    pub(super) fn set(&self, snapshot: Snapshot) {
-        *self.latest() = Some(Arc::new(snapshot));
-    }
-
-    pub(super) fn close(&self) {
-        *self.latest() = None;
-    }
-}
+use std::sync::Arc;
 
 /// The bytes of one payload.
 #[derive(Clone, Debug)]

@@ -1,7 +1,6 @@
 //! The file `store.redb`, open, and what one commit left in it.
 
 use super::backend::DatabaseFile;
-use super::bytes::LatestRows;
 use super::guard::{GuardedDatabase, guarded};
 use super::table::{Changes, StoreTable};
 use crate::limits::DATABASE_CACHE_BYTES;
@@ -11,8 +10,8 @@ use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the file.
 pub(in crate::seed) const DATABASE: &str = "store.redb";
@@ -29,6 +28,28 @@ pub(super) struct Snapshot([ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTa
 impl Debug for Snapshot {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("Snapshot")
+    }
+}
+
+/// The rows of the last commit, for readers that outlive it. Once the database is closed there are none.
+#[derive(Debug, Default)]
+pub(in crate::seed) struct LatestRows(Mutex<Option<Arc<Snapshot>>>);
+
+impl LatestRows {
+    fn latest(&self) -> MutexGuard<'_, Option<Arc<Snapshot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self) -> Option<Arc<Snapshot>> {
+        self.latest().clone()
+    }
+
+    pub(super) fn set(&self, snapshot: Snapshot) {
+        *self.latest() = Some(Arc::new(snapshot));
+    }
+
+    pub(super) fn close(&self) {
+        *self.latest() = None;
     }
 }
 

@@ -3,9 +3,8 @@
 //! A change is seen at once, and is durable after the commit that takes it. One commit takes all changes that were made until it begins. If it
 //! fails, they stay changes: the next commit takes them again, with what has become of them since.
 
-use super::bytes::LatestRows;
 use super::guard::GuardedDatabase;
-use super::opened::{Database, DatabaseAccess, Row, Snapshot, write};
+use super::opened::{Database, DatabaseAccess, LatestRows, Row, Snapshot, write};
 use super::table::{Changes, StoreTable};
 use crate::seed::disk::StoreDisk;
 use crate::seed::error::StoreError;
