@@ -6,8 +6,8 @@
 //!
 //! - the time of the next open and the resident memory after it;
 //! - times of look-ups of random tokens, as LOCATE and `stat` make them;
-//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads, and the syncs a second of a file on the same disk, to which as many bytes
-//!   are written before each as one commit takes, before and after them.
+//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 512, and the syncs a second of a file on the same disk, to
+//!   which as many bytes are written before each as the payloads of one commit have at most, before and after them.
 //!
 //! Figures are of this machine and its disk, and of what else it does meanwhile.
 
@@ -20,36 +20,47 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use stoq::seed::{Lease, Store, StoreConfig, StoreError};
+use stoq::tls::NodeId;
 use stoq::token::{Token, VerifiedPiece};
 
-const THREADS_LEN: u64 = 64;
+/// Threads that fill the store, and those that put, as many connections do.
+const FILL_THREADS_LEN: u64 = 1024;
+const THREADS_LEN: [u64; 2] = [64, 512];
 const PUT_BYTES: usize = 4096;
 const LOOKUPS_LEN: u64 = 100_000;
 /// How long syncs are counted.
 const SYNC_SPAN: Duration = Duration::from_secs(3);
 
-fn put(store: &Store, bytes: Vec<u8>) -> Result<(), StoreError> {
+fn put(store: &Store, number: u64, owner: u8, bytes: Vec<u8>) -> Result<(), StoreError> {
     let token = Token::of(&bytes);
-    let lease = Lease::until(Some(4_000_000_000), None);
+    // As many leases of one length end in a second as were granted in one.
+    let lease = Lease::until(Some(4_000_000_000 + number / 4096), Some(NodeId([owner; 32])));
     let mut writer = store.begin(token, bytes.len() as u64, lease, 0)?;
     writer.write(&VerifiedPiece { offset: 0, data: bytes.into(), proofs: Vec::new() })?;
     writer.commit().map(drop)
 }
 
-/// Puts payloads from many threads; returns the time.
-fn put_all(store: &Store, count: u64, bytes: impl Fn(u64) -> Vec<u8> + Sync) -> Result<Duration, StoreError> {
+/// Puts payloads from this many threads; returns the time.
+fn put_all(
+    store: &Store,
+    threads: u64,
+    count: u64,
+    bytes: impl Fn(u64) -> Vec<u8> + Sync,
+) -> Result<Duration, StoreError> {
     let (next, begun) = (AtomicU64::new(0), Instant::now());
     std::thread::scope(|scope| {
-        let one = || {
+        // Several nodes: one may not have as many payloads unfinished.
+        let one = |thread: u64| {
+            let owner = (thread / 128) as u8;
             loop {
                 let number = next.fetch_add(1, Relaxed);
                 if number >= count {
                     return Ok(());
                 }
-                put(store, bytes(number))?;
+                put(store, number, owner, bytes(number))?;
             }
         };
-        let threads: Vec<_> = (0..THREADS_LEN).map(|_| scope.spawn(one)).collect();
+        let threads: Vec<_> = (0..threads).map(|thread| scope.spawn(move || one(thread))).collect();
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
     })?;
     Ok(begun.elapsed())
@@ -84,10 +95,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let directory = tempfile::tempdir_in(parent)?;
     let path = directory.path().join("store");
-    let config = StoreConfig { capacity_entries: Some(1 << 32), ..StoreConfig::default() };
+    let entries = Some(1 << 32);
+    let config = StoreConfig { capacity_entries: entries, quota_entries: entries, ..StoreConfig::default() };
     let store = Store::open(&path, config)?;
-    let took = put_all(&store, held, |number| number.to_be_bytes().to_vec())?;
-    println!("{held} payloads of 8 bytes are put in {:.1} s by {THREADS_LEN} threads", took.as_secs_f64());
+    let took = put_all(&store, FILL_THREADS_LEN, held, |number| number.to_be_bytes().to_vec())?;
+    println!(
+        "{held} payloads of 8 bytes are put in {:.1} s by {FILL_THREADS_LEN} threads",
+        took.as_secs_f64()
+    );
     drop(store);
     let database = fs::metadata(path.join("store.redb"))?.len();
     println!("the database has {:.1} MB, {} bytes a payload", database as f64 / 1e6, database / held.max(1));
@@ -122,19 +137,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         resident_bytes() as f64 / 1e6
     );
 
-    let batch = THREADS_LEN as usize * PUT_BYTES;
-    let first = syncs_per_s(directory.path(), batch)?;
-    let took = put_all(&store, puts, |number| {
-        let mut bytes = vec![0x51; PUT_BYTES];
-        bytes[..8].copy_from_slice(&number.to_be_bytes());
-        bytes
-    })?;
-    let last = syncs_per_s(directory.path(), batch)?;
-    let rate = puts as f64 / took.as_secs_f64();
-    println!("{puts} payloads of 4 KiB: {rate:.0} a second");
-    println!(
-        "syncs of {batch} bytes on this disk: {first:.0} a second before, {last:.0} after; a put takes {:.3} of one",
-        (first + last) / 2.0 / rate
-    );
+    for threads in THREADS_LEN {
+        let batch = threads as usize * PUT_BYTES;
+        let first = syncs_per_s(directory.path(), batch)?;
+        let took = put_all(&store, threads, puts, |number| {
+            let mut bytes = vec![0x51; PUT_BYTES];
+            bytes[..8].copy_from_slice(&number.to_be_bytes());
+            bytes[8..16].copy_from_slice(&threads.to_be_bytes());
+            bytes
+        })?;
+        let last = syncs_per_s(directory.path(), batch)?;
+        let (rate, syncs) = (puts as f64 / took.as_secs_f64(), (first + last) / 2.0);
+        println!("{puts} payloads of 4 KiB from {threads} threads: {rate:.0} a second");
+        println!(
+            "syncs of {batch} bytes on this disk: {first:.0} a second before, {last:.0} after; {:.2} of what such batches allow",
+            rate / (syncs * threads as f64)
+        );
+    }
     Ok(())
 }

@@ -160,14 +160,26 @@ impl<T> Ring<T> {
         }
         Ok(())
     }
+
+    /// Ends the ring. Returns the callers' own of the reads that are on their way; their files and slots stay with the kernel.
+    pub fn give_up(mut self) -> Vec<T> {
+        self.leave_reads()
+    }
+
+    fn leave_reads(&mut self) -> Vec<T> {
+        // The kernel may still write there: a device that hangs never says when.
+        let leave = |read: Box<RingRead<T>>| {
+            let RingRead { file, memory, tag, .. } = *read;
+            std::mem::forget((file, memory));
+            tag
+        };
+        self.reads.drain(..).flatten().map(leave).collect()
+    }
 }
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        // The kernel may still write there: a device that hangs never says when.
-        for read in self.reads.drain(..).flatten() {
-            std::mem::forget(read);
-        }
+        drop(self.leave_reads());
         if self.is_armed {
             std::mem::forget(std::mem::take(&mut self.woken));
             std::mem::forget(self.wake.clone());
@@ -229,5 +241,21 @@ mod tests {
         drop(done);
         drop(ring);
         assert_eq!(slabs.stats().slots, 0);
+    }
+
+    #[test]
+    fn a_ring_that_is_given_up_returns_the_tags_of_its_reads_and_leaves_their_slots_to_the_kernel() {
+        let Ok(mut ring) = Ring::<u64>::new(4) else { return };
+        let (quiet, slabs) =
+            (Arc::new(File::from(eventfd(0, EventfdFlags::CLOEXEC).unwrap())), Slabs::of_heap(8, 1 << 20));
+        let waker = ring.waker();
+        for tag in 0..3 {
+            ring.push(read(&quiet, &slabs, 0, 8, tag)).unwrap();
+        }
+        // The kernel has them; none of them ends.
+        waker.wake();
+        ring.wait(&mut Vec::new()).unwrap();
+        assert_eq!(ring.give_up(), [0, 1, 2]);
+        assert_eq!(slabs.stats().slots, 3);
     }
 }

@@ -38,6 +38,10 @@ pub fn watch(rule: OnPanic) {
         let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
         let trace = Backtrace::capture();
         let message = panic.payload_as_str().unwrap_or("without a message");
+        if stoq::seed::catches_panics() {
+            tracing::error!(thread, place, "a page of the store's database is damaged: {message}");
+            return;
+        }
         tracing::error!(thread, place, %trace, "panic: {message}");
         logging::flush();
         if ABORTS.load(Relaxed) {

@@ -43,7 +43,15 @@ pub const BAD_SETS_LEN_MAX: usize = 1024;
 pub const DATABASE_CACHE_BYTES: usize = 64 << 20;
 /// Uses of cached payloads that a store remembers in memory. When there are more, it forgets them all: what was used since then goes last.
 pub const TOUCHED_LEN_MAX: usize = 1 << 16;
-/// What the rows of an entry take in the database of a store, bytes.
+/// Payloads up to this length are rows of a store's database, bytes: one group, which has no hash pairs and arrives as one piece.
+pub const ROW_PAYLOAD_BYTES_MAX: u64 = super::GROUP_BYTES as u64;
+/// Hash pairs of a payload up to this size are a row of the database, bytes: those of payloads up to 1 MiB, which fill a page.
+pub const ROW_PAIRS_BYTES_MAX: u64 = DATABASE_PAGE_BYTES - STORE_ROW_BYTES;
+/// What such a row takes besides the payload or the pairs, bytes.
+pub const STORE_ROW_BYTES: u64 = 64;
+/// A page of the database; longer rows have twice as many until they fit, bytes.
+pub const DATABASE_PAGE_BYTES: u64 = 4096;
+/// What the other rows of an entry take in the database of a store, bytes.
 pub const STORE_ROWS_BYTES: u64 = 1024;
 /// Leases that are ended at one look, and payloads that are taken over or committed together.
 pub const STORE_BATCH_LEN: usize = 1024;

@@ -1,8 +1,11 @@
 //! What files of a store take on its disk: whole blocks, and an inode and a name each.
 
+use super::entry::PayloadPlace;
 use super::layout::{lanes_of, pairs_bytes, parts_of};
+use super::short::place_of;
 use crate::limits::{
-    GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES, STORE_ROWS_BYTES,
+    DATABASE_PAGE_BYTES, GROUP_BYTES, STORE_BLOCK_BYTES_MAX, STORE_BLOCK_BYTES_MIN, STORE_FILE_BYTES,
+    STORE_ROW_BYTES, STORE_ROWS_BYTES,
 };
 use crate::shard::{Descriptor, Lanes, Part};
 use crate::token::{PAIR_BYTES, outboard_bytes};
@@ -45,8 +48,18 @@ impl Blocks {
     }
 
     /// A payload of this length, with its outboard and its rows.
-    pub(super) fn payload(self, length: u64) -> u64 {
-        self.file(length).saturating_add(self.outboard(length)).saturating_add(STORE_ROWS_BYTES)
+    pub(super) fn payload(self, length: u64, place: PayloadPlace) -> u64 {
+        let bytes = match place {
+            PayloadPlace::Files => self.file(length).saturating_add(self.outboard(length)),
+            PayloadPlace::Pairs(_) => self.file(length).saturating_add(row(outboard_bytes(length))),
+            PayloadPlace::Row(_) => row(length),
+        };
+        bytes.saturating_add(STORE_ROWS_BYTES)
+    }
+
+    /// The same, of one that is put now.
+    pub(super) fn new_payload(self, length: u64) -> u64 {
+        self.payload(length, place_of(length))
     }
 
     /// A set with these lanes in its own files, with its rows.
@@ -102,6 +115,16 @@ impl Blocks {
     }
 }
 
+/// The row of a short payload: alone in pages of the database, or half of what shares a page with others.
+fn row(length: u64) -> u64 {
+    let bytes = length.saturating_add(STORE_ROW_BYTES);
+    if 4 * bytes <= DATABASE_PAGE_BYTES {
+        2 * bytes
+    } else {
+        bytes.checked_next_power_of_two().unwrap_or(u64::MAX).max(DATABASE_PAGE_BYTES)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,9 +135,23 @@ mod tests {
     #[test]
     fn a_tiny_payload_takes_a_block_a_file_and_rows() {
         let blocks = Blocks::default();
-        assert_eq!(blocks.payload(8), 4096 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
-        assert_eq!(blocks.payload(16_385), (20_480 + 4096) + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES);
-        assert_eq!(Blocks { block_bytes: 65_536 }.payload(8), 65_536 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        let files = PayloadPlace::Files;
+        assert_eq!(blocks.payload(8, files), 4096 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.payload(16_385, files), (20_480 + 4096) + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.new_payload(16_385), 20_480 + 256 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.new_payload(1 << 20), (1 << 20) + 4096 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+        assert_eq!(blocks.new_payload((1 << 20) + 1), blocks.payload((1 << 20) + 1, files));
+        let large = Blocks { block_bytes: 65_536 };
+        assert_eq!(large.payload(8, files), 65_536 + STORE_FILE_BYTES + STORE_ROWS_BYTES);
+    }
+
+    #[test]
+    fn a_short_payload_takes_a_part_of_a_page_or_pages_of_the_database() {
+        for (length, bytes) in
+            [(0, 128), (960, 2048), (961, 4096), (4032, 4096), (4096, 8192), (16_384, 32_768)]
+        {
+            assert_eq!(Blocks::default().new_payload(length), bytes + STORE_ROWS_BYTES, "{length}");
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 
 use super::damage::DamageOutcome;
 use super::disk::parent;
-use super::entry::{EntryBody, SetBody};
+use super::entry::{EntryBody, PayloadPlace, SetBody};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD};
@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -64,7 +64,7 @@ pub(super) struct Check {
     reading: Option<CheckReading>,
     worst: CheckResult,
     pub(super) bytes: u64,
-    /// The inode of the payload's file that is read.
+    /// The inode of the payload's file that is read, or the number of its row.
     inode: Option<u64>,
     /// How many non-urgent requests for this check were counted as due.
     unhurried: usize,
@@ -186,15 +186,14 @@ impl Check {
         match stage {
             Stage::Payload(token) => {
                 let any = AnyToken::from(token);
-                self.inode = inode(&store.file(&any, BLOB));
+                self.inode = inode(store, &any);
                 let body = store.index().get(&any)?.body;
-                let EntryBody::Payload { length } = body else { return None };
-                match store.open(token, 0, &any, [BLOB, OUTBOARD], None) {
-                    Ok(Some(held)) if held.length() == length => match Verify::new(held, Ranges::all()) {
+                match store.open_payload(token, body, None) {
+                    Ok(Some(held)) => match Verify::new(held, Ranges::all()) {
                         Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
                     },
-                    Ok(_) => self.rehash(store, token, "its outboard is missing or has the wrong size"),
+                    Ok(None) => self.rehash(store, token, "its outboard is missing or has the wrong size"),
                     Err(StoreError::Io { source, .. }) => self.failed(store, any, &source),
                     Err(error) => self.failed(store, any, &io::Error::other(error)),
                 }
@@ -222,6 +221,9 @@ impl Check {
     /// Hashes the payload, to learn whether only its outboard is wrong.
     fn rehash(&mut self, store: &Arc<Inner>, token: Token, reason: &str) {
         let any = AnyToken::from(token);
+        if row_of(store, &any).is_some() {
+            return self.bad(store, &any, "its bytes do not match its token");
+        }
         let path = store.file(&any, BLOB);
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
         match opened {
@@ -251,24 +253,34 @@ impl Check {
         let Some(held) = held else { return self.note(CheckResult::Gone) };
         let written = store.check_writable().and_then(|()| {
             let path = store.file(&any, OUTBOARD);
-            if let Some(pairs) = outboard.as_bytes().filter(|pairs| !pairs.is_empty()) {
+            let pairs = outboard.as_bytes().filter(|pairs| !pairs.is_empty());
+            if let (EntryBody::Payload { place: PayloadPlace::Pairs(_), .. }, Some(pairs)) =
+                (held.body, pairs)
+            {
+                return Ok(PayloadPlace::Pairs(store.index().keep_bytes(pairs.to_vec())));
+            }
+            if let Some(pairs) = pairs {
                 let temporary = store.temporary(&token.hex()).with_added_extension(OUTBOARD);
                 store.disk.replace(&path, &temporary, pairs)?;
             } else {
                 store.disk.remove_if_there(&path)?;
             }
-            store.disk.sync_directory(parent(&path))
+            store.disk.sync_directory(parent(&path))?;
+            Ok(PayloadPlace::Files)
         });
-        if let Err(error) = written {
-            // The bytes are correct, but cannot be proven to peers.
-            store.index().remove(&any);
-            store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
-            return self.note(CheckResult::Damaged);
-        }
+        let place = match written {
+            Ok(place) => place,
+            Err(error) => {
+                // The bytes are correct, but cannot be proven to peers.
+                store.index().remove(&any);
+                store.damage().note(any, format!("{reason}; {error}"), DamageOutcome::Left);
+                return self.note(CheckResult::Damaged);
+            }
+        };
         {
             let mut index = store.index();
-            let bytes = index.blocks.payload(length);
-            index.insert(any, held.lease, bytes, EntryBody::Payload { length });
+            let bytes = index.blocks.payload(length, place);
+            index.insert(any, held.lease, bytes, EntryBody::Payload { length, place });
         }
         store.damage().note(
             any,
@@ -292,7 +304,7 @@ impl Check {
 
     /// Whether another file has replaced the one that was read.
     fn is_replaced(&self, store: &Inner, token: &AnyToken) -> bool {
-        inode(&store.file(token, BLOB)) != self.inode
+        inode(store, token) != self.inode
     }
 
     /// Drops the damaged lanes from a set's own files; its other lanes stay.
@@ -358,13 +370,25 @@ fn keep(store: &Inner) {
     }
 }
 
-fn inode(path: &Path) -> Option<u64> {
-    fs::metadata(path).ok().map(|metadata| metadata.ino())
+fn inode(store: &Inner, token: &AnyToken) -> Option<u64> {
+    let row = row_of(store, token);
+    row.or_else(|| fs::metadata(store.file(token, BLOB)).ok().map(|metadata| metadata.ino()))
+}
+
+/// The number of the row of a payload that is one.
+fn row_of(store: &Inner, token: &AnyToken) -> Option<u64> {
+    match store.index().get(token)?.body {
+        EntryBody::Payload { place: PayloadPlace::Row(number), .. } => Some(number),
+        _ => None,
+    }
 }
 
 /// Whether an error means that the data on the disk is bad, and not that this process may not or cannot read it now.
 fn is_damage(error: &io::Error) -> bool {
     // `ErrorKind` has no name for EIO.
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-        || matches!(error.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::UnexpectedEof)
+        || matches!(
+            error.kind(),
+            io::ErrorKind::IsADirectory | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+        )
 }

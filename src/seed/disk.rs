@@ -54,6 +54,11 @@ pub trait Disk: Debug + Send + Sync {
         file.sync_all()
     }
 
+    /// Makes a file's bytes durable, and of its other properties only those without which they cannot be read.
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.sync(file)
+    }
+
     /// Moves a file, and replaces one of the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
@@ -92,6 +97,10 @@ pub struct MachineDisk;
 impl Disk for MachineDisk {
     fn reads_by_ring(&self) -> bool {
         true
+    }
+
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
     }
 }
 

@@ -10,9 +10,20 @@ use crate::token::{AnyToken, SetToken, TOKEN_BYTES, Token};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum EntryBody {
     /// A whole payload.
-    Payload { length: u64 },
+    Payload { length: u64, place: PayloadPlace },
     /// Lanes of a set.
     Set(SetBody),
+}
+
+/// Where a payload is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PayloadPlace {
+    /// In files of its own: its bytes, and its hash pairs if it has any.
+    Files,
+    /// In a file, and its hash pairs in the row of the database with this number.
+    Pairs(u64),
+    /// In the row of the database with this number. It has no hash pairs.
+    Row(u64),
 }
 
 /// The part of an entry that only sets have.
@@ -40,6 +51,8 @@ pub(super) struct IndexEntry {
 
 const PAYLOAD: u8 = 0;
 const SET: u8 = 1;
+const ROW: u8 = 2;
+const PAIRS: u8 = 3;
 const ANONYMOUS: u8 = 1;
 const NODE: u8 = 2;
 const CACHE: u8 = 3;
@@ -162,8 +175,18 @@ impl IndexEntry {
         out.extend_from_slice(&self.bytes.to_be_bytes());
         out.extend_from_slice(&self.used.to_be_bytes());
         match &self.body {
-            EntryBody::Payload { length } => {
-                out.push(PAYLOAD);
+            EntryBody::Payload { length, place } => {
+                match place {
+                    PayloadPlace::Files => out.push(PAYLOAD),
+                    PayloadPlace::Pairs(number) => {
+                        out.push(PAIRS);
+                        out.extend_from_slice(&number.to_be_bytes());
+                    }
+                    PayloadPlace::Row(number) => {
+                        out.push(ROW);
+                        out.extend_from_slice(&number.to_be_bytes());
+                    }
+                }
                 out.extend_from_slice(&length.to_be_bytes());
             }
             EntryBody::Set(set) => {
@@ -185,7 +208,12 @@ impl IndexEntry {
         let others = take(bytes).map(u32::from_be_bytes)?;
         let (share, used) = (take_u64(bytes)?, take_u64(bytes)?);
         let body = match take(bytes)? {
-            [PAYLOAD] => EntryBody::Payload { length: take_u64(bytes)? },
+            [PAYLOAD] => EntryBody::Payload { length: take_u64(bytes)?, place: PayloadPlace::Files },
+            [kind @ (ROW | PAIRS)] => {
+                let number = take_u64(bytes)?;
+                let place = if kind == ROW { PayloadPlace::Row(number) } else { PayloadPlace::Pairs(number) };
+                EntryBody::Payload { length: take_u64(bytes)?, place }
+            }
             [SET] => {
                 let generation = take_u64(bytes)?;
                 let own = Lanes::take(bytes)?;
@@ -254,7 +282,9 @@ mod tests {
             Lease::until(None, Some(node)),
             Lease::cached(Some(0)),
         ] {
-            for body in [EntryBody::Payload { length: 100_000 }, EntryBody::Set(set)] {
+            let payload = |place| EntryBody::Payload { length: 100_000, place };
+            let places = [PayloadPlace::Files, PayloadPlace::Pairs(8), PayloadPlace::Row(7)];
+            for body in places.map(payload).into_iter().chain([EntryBody::Set(set)]) {
                 let row = IndexEntry { lease, others: 2, bytes: 5, used: 6, body }.emit();
                 let read = IndexEntry::parse(&row).unwrap();
                 assert_eq!((read.lease, read.others, read.bytes, read.used), (lease, 2, 5, 6));

@@ -153,7 +153,7 @@ impl Store {
     pub fn list(&self) -> Vec<(Token, u64)> {
         let mut payloads = Vec::new();
         self.each(|holding, body| {
-            if let (AnyToken::Content(token), EntryBody::Payload { length }) = (holding.token, body) {
+            if let (AnyToken::Content(token), EntryBody::Payload { length, .. }) = (holding.token, body) {
                 payloads.push((token, length));
             }
         });

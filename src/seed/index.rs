@@ -5,7 +5,7 @@ use super::accounts::{Accounts, Need, StoreAccount};
 use super::blocks::Blocks;
 use super::config::StoreConfig;
 use super::database::{Commit, Rows, StoreTable};
-use super::entry::{self, EntryBody, IndexEntry, SetBody, Sums};
+use super::entry::{self, EntryBody, IndexEntry, PayloadPlace, SetBody, Sums};
 use super::error::StoreError;
 use super::lease::Lease;
 use crate::limits::{BAD_SETS_LEN_MAX, STORE_CHANGES_LEN_MAX, TOUCHED_LEN_MAX};
@@ -208,7 +208,7 @@ impl Index {
     /// Whether the payload is held whole.
     pub(super) fn has_payload(&self, token: &Token, length: u64) -> bool {
         let entry = self.get(&AnyToken::Content(*token));
-        entry.is_some_and(|entry| matches!(entry.body, EntryBody::Payload { length: held } if held == length))
+        entry.is_some_and(|entry| matches!(entry.body, EntryBody::Payload { length: of, .. } if of == length))
     }
 
     /// The payloads held whole that are blobs of this set.
@@ -258,8 +258,12 @@ impl Index {
 
     /// Inserts an entry, or changes what it holds. The lease replaces that of the same account.
     pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
-        let mut leases = self.take_out(&token).map(|(_, leases)| leases).unwrap_or_default();
+        let (before, mut leases) = self.take_out(&token).unzip();
+        let mut leases = leases.take().unwrap_or_default();
         let is_new = leases.is_empty();
+        if let Some(before) = before {
+            self.leave_place(&token, &before.body, &body);
+        }
         place(&mut leases, lease);
         self.put_in(token, leases, bytes, body);
         self.push_change(token);
@@ -285,6 +289,11 @@ impl Index {
     /// Removes an entry. Sets that lose lanes by it are noted as changed. The caller removes those in [`Index::emptied_sets`].
     pub(super) fn remove(&mut self, token: &AnyToken) -> Option<IndexEntry> {
         let (entry, _) = self.take_out(token)?;
+        if let EntryBody::Payload { place: PayloadPlace::Row(number) | PayloadPlace::Pairs(number), .. } =
+            entry.body
+        {
+            self.rows.delete_bytes(number);
+        }
         self.push_change(*token);
         self.note_sets_of(*token);
         Some(entry)

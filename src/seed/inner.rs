@@ -10,14 +10,14 @@ use super::clock::Clock;
 use super::commit::Commits;
 use super::damage::Damage;
 use super::disk::{StoreDisk, write_error};
-use super::entry::EntryBody;
+use super::entry::{EntryBody, PayloadPlace};
 use super::error::StoreError;
 use super::index::Index;
 use super::layout::{self, BLOB, OUTBOARD};
 use super::lease::Lease;
 use super::lock::Lock;
 use super::open_files::OpenFiles;
-use super::open_payload::{OpenPayload, OpenSet};
+use super::open_payload::{OpenPayload, OpenSet, PairsAt};
 use super::refusals::Refusals;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, SetToken, Token, outboard_bytes};
@@ -79,11 +79,8 @@ pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 impl Inner {
     pub(super) fn get(&self, token: &Token) -> Result<Option<OpenPayload>, StoreError> {
         let any = AnyToken::from(*token);
-        let Some(EntryBody::Payload { length }) = self.index().get(&any).map(|entry| entry.body) else {
-            return Ok(None);
-        };
-        let held = self.open(*token, 0, &any, [BLOB, OUTBOARD], Some(&self.files))?;
-        let held = held.filter(|held| held.length() == length);
+        let Some(body) = self.index().get(&any).map(|entry| entry.body) else { return Ok(None) };
+        let held = self.open_payload(*token, body, Some(&self.files))?;
         if held.is_some() {
             self.index().touch(&any);
         }
@@ -125,6 +122,32 @@ impl Inner {
         Ok(None)
     }
 
+    /// Opens a payload whose entry has this body; `None` if it is not there.
+    pub(super) fn open_payload(
+        &self,
+        token: Token,
+        body: EntryBody,
+        files: Option<&Arc<OpenFiles>>,
+    ) -> Result<Option<OpenPayload>, StoreError> {
+        let EntryBody::Payload { length, place } = body else { return Ok(None) };
+        match place {
+            PayloadPlace::Files => {
+                let held = self.open(token, 0, &token.into(), [BLOB, OUTBOARD], files)?;
+                Ok(held.filter(|held| held.length() == length))
+            }
+            PayloadPlace::Pairs(number) => {
+                let Some(row) = self.index().rows.bytes(number) else { return Ok(None) };
+                let path = self.file(&token.into(), BLOB);
+                let held = OpenPayload::open(&self.disk, token, 0, (&path, PairsAt::Row(&row)), files)?;
+                Ok(held.filter(|held| held.length() == length))
+            }
+            PayloadPlace::Row(number) => {
+                let Some(row) = self.index().rows.bytes(number) else { return Ok(None) };
+                OpenPayload::of_row(&self.disk, (token, length), number, row).map(Some)
+            }
+        }
+    }
+
     /// Opens a blob and its outboard, of these kinds of files of `any`. See [`OpenPayload::open`].
     pub(super) fn open(
         &self,
@@ -135,7 +158,8 @@ impl Inner {
         files: Option<&Arc<OpenFiles>>,
     ) -> Result<Option<OpenPayload>, StoreError> {
         let paths = kinds.map(|kind| self.file(any, kind));
-        OpenPayload::open(&self.disk, token, generation, paths.each_ref().map(AsRef::as_ref), files)
+        let [blob, pairs] = &paths;
+        OpenPayload::open(&self.disk, token, generation, (blob, PairsAt::File(pairs)), files)
     }
 
     pub(super) fn touch(&self, token: &AnyToken) {
@@ -222,9 +246,7 @@ impl Inner {
     /// Removes a holding, and the sets that hold nothing else; returns the tokens removed. Their files go once that is durable.
     pub(super) fn remove(&self, _one: &Changing<'_>, token: &AnyToken) -> Vec<AnyToken> {
         let mut index = self.index();
-        if index.remove(token).is_none() {
-            return Vec::new();
-        }
+        let Some(removed) = index.remove(token) else { return Vec::new() };
         let mut gone = vec![*token];
         if let AnyToken::Content(payload) = token {
             let sets = index.emptied_sets(payload);
@@ -233,9 +255,8 @@ impl Inner {
                 gone.push(set.into());
             }
         }
-        for token in &gone {
-            index.forget_files(layout::kinds(token).iter().map(|kind| layout::path(token, kind)));
-        }
+        let has_files = !matches!(removed.body, EntryBody::Payload { place: PayloadPlace::Row(_), .. });
+        gone.iter().skip(usize::from(!has_files)).for_each(|token| index.forget_files_of(token));
         gone
     }
 
@@ -257,9 +278,11 @@ impl Inner {
     pub(super) fn is_claimed(&self, path: &str) -> bool {
         let Some((token, kind)) = layout::of_path(path) else { return false };
         match self.index().get(&token).map(|entry| entry.body) {
-            Some(EntryBody::Payload { length }) => {
+            Some(EntryBody::Payload { length, place: PayloadPlace::Files }) => {
                 kind == BLOB || kind == OUTBOARD && outboard_bytes(length) > 0
             }
+            Some(EntryBody::Payload { place: PayloadPlace::Pairs(_), .. }) => kind == BLOB,
+            Some(EntryBody::Payload { place: PayloadPlace::Row(_), .. }) => false,
             Some(EntryBody::Set(set)) => {
                 layout::kinds_of_set(&set.descriptor, set.own).any(|claimed| claimed == kind)
             }
@@ -276,6 +299,7 @@ impl Inner {
     /// Drops a damaged holding, and the sets that hold nothing else, and sets their files aside.
     pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
         let mut damaged = vec![*token];
+        let row = self.row_as_file(token);
         let leases = self.index().leases(token);
         if self.index().remove(token).is_some() {
             self.damage().remember(*token, leases);
@@ -284,12 +308,17 @@ impl Inner {
             damaged.extend(self.index().emptied_sets(payload).into_iter().map(AnyToken::from));
         }
         for (number, token) in damaged.into_iter().enumerate() {
-            let reason = if number == 0 { reason } else { "its only payload is damaged" };
+            let mut reason = String::from(if number == 0 { reason } else { "its only payload is damaged" });
             let leases = self.index().leases(&token);
             if self.index().remove(&token).is_some() {
                 self.damage().remember(token, leases);
             }
-            let paths: Vec<_> = layout::kinds(&token).iter().map(|kind| self.file(&token, kind)).collect();
+            let mut paths: Vec<_> =
+                layout::kinds(&token).iter().map(|kind| self.file(&token, kind)).collect();
+            match &row {
+                Ok(row) => paths.extend(row.iter().filter(|_| number == 0).cloned()),
+                Err(error) => reason = format!("{reason}; {error}"),
+            }
             self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));
         }
     }

@@ -119,7 +119,7 @@ impl Index {
             None => (u64::from(entry.others) + 1, self.first_leases(&token, entry, shown.len_max)),
         };
         let length_bytes = match &entry.body {
-            EntryBody::Payload { length } => *length,
+            EntryBody::Payload { length, .. } => *length,
             EntryBody::Set(set) => set.descriptor.length_bytes(),
         };
         let lease = |lease: &Lease| ListedLease {

@@ -6,7 +6,7 @@
 use super::blocks::Blocks;
 use super::damage::DamageOutcome;
 use super::disk::parent;
-use super::entry::{EntryBody, SetBody};
+use super::entry::{EntryBody, PayloadPlace, SetBody};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::layout::{self, BLOB, DATA, META, SET, SETS};
@@ -190,8 +190,9 @@ impl<'a> Migration<'a> {
             return Ok(());
         }
         let mut index = self.store.index();
-        let bytes = index.blocks.payload(blob.length);
-        index.insert(token, lease, bytes, EntryBody::Payload { length: blob.length });
+        let (length, place) = (blob.length, PayloadPlace::Files);
+        let bytes = index.blocks.payload(length, place);
+        index.insert(token, lease, bytes, EntryBody::Payload { length, place });
         index.restamp(&token, blob.used());
         drop(index);
         self.taken += 1;

@@ -45,6 +45,7 @@ mod refusals;
 mod reservation;
 mod saved_time;
 mod serve;
+mod short;
 #[cfg(test)]
 mod tests;
 
@@ -64,6 +65,7 @@ pub use checks::{CheckState, Urgency};
 pub use clock::{ClockReading, ClockState, Clocks, Moment};
 pub use config::StoreConfig;
 pub use damage::{DamageOutcome, DamageState, Damaged};
+pub use database::catches_panics;
 pub use directory::Directory;
 pub use disk::{Disk, MachineDisk};
 pub use error::StoreError;

@@ -1,10 +1,11 @@
 //! Payloads and sets of the store, open for reading.
 
+use super::database::RowBytes;
 use super::disk::StoreDisk;
 use super::error::StoreError;
 use super::open_files::{OpenFiles, ReadFile};
 use super::reader::BlockSource;
-use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::limits::{PAYLOAD_BYTES_MAX, ROW_PAIRS_BYTES_MAX};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
 use std::fs::{self, File};
@@ -25,16 +26,48 @@ const OUTBOARD_IN_MEMORY_BYTES_MAX: u64 = 4096;
 pub struct OpenPayload {
     token: Token,
     length: u64,
-    /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace.
+    /// For a set's files, which grow, their generation; otherwise the inode of the payload's file, which another file may replace, or the
+    /// number of its row.
     generation: u64,
     whole: bool,
     disk: StoreDisk,
-    blob: Arc<ReadFile>,
+    blob: BlobBytes,
     /// The blob, past the page cache; `None` once it cannot be read so.
     direct: Arc<OnceLock<Option<ReadFile>>>,
     outboard: Outboard,
     /// The file of an outboard that is not in memory.
     pairs: Option<Arc<ReadFile>>,
+}
+
+/// Where the hash pairs of a payload are.
+#[derive(Clone, Copy)]
+pub(super) enum PairsAt<'a> {
+    File(&'a Path),
+    Row(&'a RowBytes),
+}
+
+impl<'a> PairsAt<'a> {
+    fn path(self, blob: &'a Path) -> &'a Path {
+        match self {
+            Self::File(path) => path,
+            Self::Row(_) => blob,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum BlobBytes {
+    File(Arc<ReadFile>),
+    Row(RowBytes),
+}
+
+impl BlobBytes {
+    fn read(&self, disk: &StoreDisk, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.with(|file| disk.0.read(file, out, offset)),
+            Self::Row(row) => row.read(offset, out),
+        }
+    }
 }
 
 /// What is read of a payload.
@@ -47,16 +80,15 @@ pub(super) enum PayloadPart {
 }
 
 impl OpenPayload {
-    /// Opens a blob and its outboard, the files at `paths`; `None` if one is missing or has the wrong size. The `generation` of a whole
+    /// Opens a blob, a file, and its outboard; `None` if one is missing or has the wrong size. The `generation` of a whole
     /// payload is 0. Without `files`, its files stay open as long as it lives.
     pub(super) fn open(
         disk: &StoreDisk,
         token: Token,
         generation: u64,
-        paths: [&Path; 2],
+        (blob_path, pairs): (&Path, PairsAt<'_>),
         files: Option<&Arc<OpenFiles>>,
     ) -> Result<Option<Self>, StoreError> {
-        let [blob_path, outboard_path] = paths;
         let (blob, metadata) = match ReadFile::open(blob_path, files) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -67,15 +99,36 @@ impl OpenPayload {
         }
         let (length, whole) = (metadata.len(), generation == 0);
         let generation = if whole { metadata.ino() } else { generation };
-        let (outboard, pairs) = match open_outboard(outboard_path, length, files) {
+        let (outboard, pairs) = match open_outboard(pairs, length, files) {
             Ok(opened) => opened,
             // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
-            Err(OutboardError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", outboard_path, io::Error::other(error))),
+            Err(OutboardError::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("read", pairs.path(blob_path), io::Error::other(error))),
         };
-        let (disk, blob, direct) = (disk.clone(), Arc::new(blob), Arc::default());
+        let (disk, blob, direct) = (disk.clone(), BlobBytes::File(blob.into()), Arc::default());
         Ok(Some(Self { token, length, generation, whole, disk, blob, direct, outboard, pairs }))
+    }
+
+    /// A payload of at most one group, in a row with this number.
+    pub(super) fn of_row(
+        disk: &StoreDisk,
+        (token, length): (Token, u64),
+        number: u64,
+        row: RowBytes,
+    ) -> Result<Self, StoreError> {
+        let outboard = Outboard::from_bytes(length, bytes::Bytes::new());
+        let outboard = outboard
+            .map_err(|error| StoreError::io("read", Path::new(&token.hex()), io::Error::other(error)))?;
+        let (disk, blob, direct) = (disk.clone(), BlobBytes::Row(row), Arc::default());
+        Ok(Self { token, length, generation: number, whole: true, disk, blob, direct, outboard, pairs: None })
     }
 
     /// The blob's token.
@@ -108,7 +161,7 @@ impl OpenPayload {
     /// # Errors
     /// An error of the disk; [`io::ErrorKind::UnexpectedEof`] past the payload's end.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.blob.with(|file| self.disk.0.read(file, out, offset))
+        self.blob.read(&self.disk, offset, out)
     }
 
     /// The length of a part, bytes.
@@ -125,30 +178,38 @@ impl OpenPayload {
     }
 }
 
-/// A payload's part as blocks are read from it. A payload that is kept otherwise than in files of its own needs another source.
+/// A payload's part as blocks are read from it.
 pub(super) struct PartSource(pub(super) OpenPayload, pub(super) PayloadPart);
 
 impl PartSource {
-    fn part(&self) -> io::Result<&ReadFile> {
-        match self.1 {
-            PayloadPart::Blob => Ok(&self.0.blob),
-            PayloadPart::Pairs => self.0.pairs.as_deref().ok_or_else(|| io::ErrorKind::NotFound.into()),
+    fn part(&self) -> Option<&ReadFile> {
+        match (self.1, &self.0.blob) {
+            (PayloadPart::Blob, BlobBytes::File(file)) => Some(file),
+            (PayloadPart::Blob, BlobBytes::Row(_)) => None,
+            (PayloadPart::Pairs, _) => self.0.pairs.as_deref(),
         }
     }
 }
 
 impl BlockSource for PartSource {
     fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
-        self.part()?.with(|file| self.0.disk.0.read(file, out, start))
+        match self.part() {
+            Some(part) => part.with(|file| self.0.disk.0.read(file, out, start)),
+            None => self.0.read(start, out),
+        }
+    }
+
+    fn is_file(&self) -> bool {
+        self.part().is_some()
     }
 
     fn file(&self) -> io::Result<Arc<File>> {
-        self.part()?.file()
+        self.part().ok_or(io::ErrorKind::NotFound)?.file()
     }
 
     fn direct(&self) -> Option<Arc<File>> {
-        let held = Some(&self.0).filter(|_| self.1 == PayloadPart::Blob)?;
-        held.direct.get_or_init(|| held.blob.direct()).as_ref()?.file().ok()
+        let blob = self.part().filter(|_| self.1 == PayloadPart::Blob)?;
+        self.0.direct.get_or_init(|| blob.direct()).as_ref()?.file().ok()
     }
 }
 
@@ -176,10 +237,18 @@ impl OpenSet {
 }
 
 fn open_outboard(
-    path: &Path,
+    at: PairsAt<'_>,
     length: u64,
     files: Option<&Arc<OpenFiles>>,
 ) -> Result<(Outboard, Option<Arc<ReadFile>>), OutboardError> {
+    let path = match at {
+        PairsAt::File(path) => path,
+        PairsAt::Row(row) => {
+            let mut pairs = vec![0; outboard_bytes(length).min(ROW_PAIRS_BYTES_MAX) as usize];
+            row.read(0, &mut pairs)?;
+            return Ok((Outboard::from_bytes(length, pairs.into())?, None));
+        }
+    };
     match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
         0 => Ok((Outboard::from_bytes(length, bytes::Bytes::new())?, None)),
         1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Ok((Outboard::from_bytes(length, fs::read(path)?.into())?, None)),
@@ -285,7 +354,7 @@ mod tests {
         assert_eq!((damage.set_aside, damage.left, damage.latest.len()), (1, 0, 1));
         assert!(damage.latest[0].reason.contains("cannot be read: Input/output error"), "{damage:?}");
         assert!(store.get(&token).unwrap().is_none());
-        assert_eq!(std::fs::read_dir(dir.path().join("damaged")).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(dir.path().join("damaged")).unwrap().count(), 1);
         *disk.error.lock().unwrap() = None;
         put(&store, &data);
         assert_eq!(check(&store, token), CheckResult::Whole);

@@ -20,6 +20,9 @@ pub(super) trait BlockSource: Send + Sync {
     /// Fills `out` from `start` on, and waits for it.
     fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()>;
 
+    /// Whether it is a file. What is none is read by threads alone.
+    fn is_file(&self) -> bool;
+
     /// Its file, opened if need be.
     fn file(&self) -> io::Result<Arc<File>>;
 
@@ -58,7 +61,7 @@ pub struct ReadState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadsBy {
-    /// One thread, by io_uring.
+    /// One thread, by io_uring; what is no file, by threads.
     IoUring,
     /// Threads that each wait for the disk.
     Threads,
@@ -88,7 +91,10 @@ struct ReaderShared {
 
 #[derive(Default)]
 struct ReadQueue {
+    /// Those for io_uring.
     reads: VecDeque<BlockRead>,
+    /// Those for threads.
+    for_threads: VecDeque<BlockRead>,
     by: Option<ReadsBy>,
     waker: Option<RingWaker>,
     threads: usize,
@@ -154,20 +160,21 @@ impl BlockReader {
         shared.in_flight.fetch_add(1, Relaxed);
         let mut queue = shared.queue();
         let by = shared.start(&mut queue, self.ring);
-        queue.reads.push_back(read);
-        if by == ReadsBy::IoUring {
+        if by == ReadsBy::IoUring && read.source.is_file() {
+            queue.reads.push_back(read);
             if let Some(waker) = &queue.waker {
                 waker.wake();
             }
             return;
         }
-        if queue.reads.len() > queue.idle && queue.threads < READ_THREADS_LEN_MAX {
+        queue.for_threads.push_back(read);
+        if queue.for_threads.len() > queue.idle && queue.threads < READ_THREADS_LEN_MAX {
             let thread = shared.clone();
             let builder = std::thread::Builder::new().name(format!("stoq-read-{}", queue.threads));
             match builder.spawn(move || thread.run_threads()) {
                 Ok(_) => queue.threads += 1,
                 Err(error) if queue.threads == 0 => {
-                    let reads = std::mem::take(&mut queue.reads);
+                    let reads = std::mem::take(&mut queue.for_threads);
                     drop(queue);
                     tracing::error!(%error, "no thread that reads the store can be started; allow this process more threads");
                     reads.into_iter().for_each(|read| shared.end(read.done, read.memory, Err(again(&error))));
@@ -226,7 +233,7 @@ impl ReaderShared {
         loop {
             let mut queue = self.queue();
             let read = loop {
-                if let Some(read) = queue.reads.pop_front() {
+                if let Some(read) = queue.for_threads.pop_front() {
                     break read;
                 }
                 if queue.closed {
@@ -264,15 +271,20 @@ impl ReaderShared {
         }
     }
 
-    /// The kernel gives no answers any more: what waits is read by threads, and what it has stays with it.
+    /// The kernel gives no answers any more: what waits is read by threads, and what is on its way ends with an error. Its memory stays with
+    /// the kernel.
     fn fail_over(&self, ring: Ring<RingStep>, error: &io::Error) {
         tracing::error!(%error, "io_uring failed: the store reads by threads from now on");
         {
             let mut queue = self.queue();
             queue.by = Some(ReadsBy::Threads);
             queue.threads += 1;
+            let waiting = std::mem::take(&mut queue.reads);
+            queue.for_threads.extend(waiting);
         }
-        drop(ring);
+        for step in ring.give_up() {
+            self.end(step.done, Slot::apart(0), Err(again(error)));
+        }
         self.run_threads();
     }
 
@@ -378,5 +390,66 @@ pub(super) fn again(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::mpsc::channel;
+
+    struct FileSource(Arc<File>);
+
+    impl BlockSource for FileSource {
+        fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+            std::os::unix::fs::FileExt::read_exact_at(&*self.0, out, start)
+        }
+
+        fn is_file(&self) -> bool {
+            true
+        }
+
+        fn file(&self) -> io::Result<Arc<File>> {
+            Ok(self.0.clone())
+        }
+
+        fn direct(&self) -> Option<Arc<File>> {
+            None
+        }
+    }
+
+    #[test]
+    fn reads_on_their_way_end_when_io_uring_fails_and_later_ones_are_read_by_threads() {
+        let Ok(mut ring) = Ring::new(4) else { return };
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"bytes").unwrap();
+        let (file, reader) = (Arc::new(file), BlockReader::new(false));
+        let (told, ended) = channel();
+        let read = |number: u64| {
+            let told = told.clone();
+            let done = move |memory: Slot, result: io::Result<()>| {
+                let bytes = result.map(|()| memory[..5].to_vec());
+                told.send((number, bytes.map_err(|error| error.raw_os_error()))).unwrap();
+            };
+            let (source, memory) = (Box::new(FileSource(file.clone())), Slot::apart(5));
+            BlockRead { source, start: 0, len: 5, memory, done: Box::new(done) }
+        };
+        let shared = reader.shared.clone();
+        shared.in_flight.store(3, Relaxed);
+        shared.queue().by = Some(ReadsBy::IoUring);
+        shared.begin(&mut ring, read(1));
+        shared.begin(&mut ring, read(2));
+        shared.queue().reads.push_back(read(3));
+        let thread = std::thread::spawn(move || shared.fail_over(ring, &io::Error::from_raw_os_error(9)));
+        let mut got: Vec<_> = (0..3).map(|_| ended.recv().unwrap()).collect();
+        reader.read(read(4));
+        got.push(ended.recv().unwrap());
+        let whole = Ok(b"bytes".to_vec());
+        assert_eq!(got, [(1, Err(Some(9))), (2, Err(Some(9))), (3, whole.clone()), (4, whole)]);
+        let state = reader.state();
+        assert_eq!((state.by, state.in_flight, state.failed), (Some(ReadsBy::Threads), 0, 2));
+        drop(reader);
+        thread.join().unwrap();
     }
 }

@@ -1,11 +1,12 @@
 //! The payloads and sets on disk. Each is held whole, or not at all.
 //!
 //! ```text
-//! <dir>/store.redb                what is held, with leases, sums, and files that are to be removed: see `database`
+//! <dir>/store.redb                what is held, with leases, sums, files that are to be removed, and short payloads and hash pairs: see
+//!                                 `database`, `short`
 //! <dir>/store.lock                locked by the process that writes here
 //! <dir>/lock/                     keeps versions out that know no database
-//! <dir>/data/<ab>/<64 hex>.blob   a payload
-//! <dir>/data/<ab>/<64 hex>.obao   its hash pairs in pre-order; absent if the payload is one group
+//! <dir>/data/<ab>/<64 hex>.blob   a payload longer than a group; shorter ones of versions before they were rows
+//! <dir>/data/<ab>/<64 hex>.obao   the hash pairs, in pre-order, of one longer than 1 MiB, or of one that versions before put
 //! <dir>/sets/<ab>/<64 hex>.content, .content.obao, .parity, .parity.obao
 //!                                 lanes of a blob that is not held whole, at their places, with holes between them
 //! <dir>/tmp/                      files being written, and names of files that no row claims yet; emptied when the store is opened
@@ -236,16 +237,25 @@ impl Store {
     /// a store that cannot be written, [`StoreError::Io`] if the disk fails.
     pub fn extend(&self, token: impl Into<AnyToken>, lease: Lease) -> Result<bool, StoreError> {
         let token = token.into();
+        Ok(self.begin_extension(&token, lease)? && self.finish_extension(&token)?)
+    }
+
+    /// Extends a lease as [`Store::extend`] does. It is durable once [`Store::finish_extension`] returns: several are made so by one commit.
+    pub(super) fn begin_extension(&self, token: &AnyToken, lease: Lease) -> Result<bool, StoreError> {
         let one = self.inner.change();
-        let Some(tokens) = self.inner.with_blobs(&token) else { return Ok(false) };
+        let Some(tokens) = self.inner.with_blobs(token) else { return Ok(false) };
         tokens.iter().try_for_each(|token| self.inner.check_extension(token, lease))?;
         tokens.iter().try_for_each(|token| self.inner.extend(&one, token, lease))?;
-        drop(one);
+        Ok(true)
+    }
+
+    /// Makes extensions durable. Returns whether the token is held.
+    pub(super) fn finish_extension(&self, token: &AnyToken) -> Result<bool, StoreError> {
         if !self.is_read_only() {
             // Also if nothing changed: the lease may not be durable yet.
             self.inner.commit()?;
         }
-        Ok(self.holding(&token).is_some())
+        Ok(self.holding(token).is_some())
     }
 
     /// Ends leases that are over at `now_s`, at most [`STORE_BATCH_LEN`] in a call, and removes holdings that have no other; returns their tokens.

@@ -38,7 +38,7 @@ fn a_database_that_is_none_is_refused_with_the_way_out_and_that_way_works() {
             writing.commit().unwrap();
         }),
     ];
-    let data = payload(100_000);
+    let data = payload(1_100_000);
     for (name, harm) in harm {
         let dir = tempfile::tempdir().unwrap();
         put_as(&open(&dir), &data, Lease::until(Some(9), Some(ALICE)), 0).unwrap();
@@ -66,7 +66,7 @@ fn a_database_of_a_later_version_is_refused_and_left_as_it_is() {
     writing.commit().unwrap();
     drop(database);
     let error = refused(dir.path());
-    assert!(matches!(error, StoreError::Layout { layout: 7, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Layout { layout: 7, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("run the version that wrote it, or a later one"), "{error}");
     let database = redb::Database::open(&path).unwrap();
     let notes = database.begin_read().unwrap().open_table(NOTES).unwrap();
@@ -106,9 +106,9 @@ fn the_layout_before_the_database_is_taken_over_with_all_that_it_holds() {
         Lease::cached(Some(300)),
     ];
     for (number, lease) in leases.iter().enumerate() {
-        put_as(&store, &payload(20_000 * number), *lease, 0).unwrap();
+        put_as(&store, &payload(1_100_000 + number), *lease, 0).unwrap();
     }
-    sharded.put(&store, "0-1,4-5", Lease::until(Some(400), Some(BOB)), 0).unwrap();
+    sharded.put(&store, "0-1,4", Lease::until(Some(400), Some(BOB)), 0).unwrap();
     let mut before = store.holdings().1;
     let (usage_bytes, owned_bytes, census) = (store.usage_bytes(), store.owned_bytes(&BOB), store.census());
     downgrade(dir.path(), store);
@@ -123,9 +123,9 @@ fn the_layout_before_the_database_is_taken_over_with_all_that_it_holds() {
             (usage_bytes, owned_bytes, census)
         );
         for (number, lease) in leases.iter().enumerate() {
-            assert_eq!(store.lease(Token::of(&payload(20_000 * number))), Some(*lease));
+            assert_eq!(store.lease(Token::of(&payload(1_100_000 + number))), Some(*lease));
         }
-        sharded.check(&store, "0-1,4-5");
+        sharded.check(&store, "0-1,4");
         assert_eq!(store.damage(), Default::default());
         let kinds = stored(dir.path()).into_iter().map(|path| path.extension().unwrap().to_owned());
         assert!(!kinds.into_iter().any(|kind| kind == "meta" || kind == "set"));

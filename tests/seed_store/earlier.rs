@@ -3,18 +3,28 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use stoq::limits::ROW_PAYLOAD_BYTES_MAX;
 use stoq::seed::Store;
 use stoq::shard::{Blob, Lanes};
 use stoq::token::AnyToken;
 
 /// Closes a store, and gives it the layout that versions before the database had.
 pub(crate) fn downgrade(dir: &Path, store: Store) {
+    store.sync_removals().unwrap();
     for holding in store.holdings().1 {
         let lease = store.lease(holding.token).unwrap();
         let mut meta = serde_json::to_value(lease).unwrap();
         match holding.token {
             AnyToken::Content(token) => {
-                meta["length"] = store.get(&token).unwrap().unwrap().length().into();
+                let held = store.get(&token).unwrap().unwrap();
+                meta["length"] = held.length().into();
+                if held.length() <= ROW_PAYLOAD_BYTES_MAX {
+                    let mut bytes = vec![0; held.length() as usize];
+                    held.read(0, &mut bytes).unwrap();
+                    write(dir, "data", &token.hex(), "blob", &bytes);
+                } else if let Some(pairs) = held.outboard().as_bytes() {
+                    write(dir, "data", &token.hex(), "obao", pairs);
+                }
                 write(dir, "data", &token.hex(), "meta", meta.to_string().as_bytes());
             }
             AnyToken::Set(token) => {

@@ -11,12 +11,13 @@ mod listing;
 mod removals;
 mod room;
 mod sets;
+mod short;
 
 use data::payload;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use stoq::limits::{STORE_FILE_BYTES, STORE_ROWS_BYTES};
+use stoq::limits::{STORE_FILE_BYTES, STORE_ROW_BYTES, STORE_ROWS_BYTES};
 use stoq::record::ErrorCode;
 use stoq::seed::{Lease, MemoryPages, MemoryTier, OpenPayload, Store, StoreConfig, StoreError};
 use stoq::token::{
@@ -140,7 +141,7 @@ fn a_writer_that_is_dropped_leaves_nothing() {
 
 #[test]
 fn a_crash_leaves_the_whole_payload_or_nothing() {
-    let data = payload(100_000);
+    let data = payload(2_000_000);
     let token = Token::of(&data);
     let dir = tempfile::tempdir().unwrap();
     put(&open(&dir), &data).unwrap();
@@ -209,7 +210,7 @@ fn two_writers_of_one_payload_both_succeed_and_it_counts_once() {
         thread.join().unwrap().unwrap();
     }
     let once = store.usage_bytes();
-    assert_eq!(once, 25 * 4096 + 4096 + 2 * STORE_FILE_BYTES + STORE_ROWS_BYTES);
+    assert_eq!(once, 25 * 4096 + STORE_FILE_BYTES + 2 * (6 * 64 + STORE_ROW_BYTES) + STORE_ROWS_BYTES);
     assert!(store.remove(token).unwrap() && !store.remove(token).unwrap());
     assert_eq!(store.usage_bytes(), 0);
 }

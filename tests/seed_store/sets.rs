@@ -145,7 +145,7 @@ fn a_blob_put_whole_is_a_payload() {
     let sharded = Sharded::new();
     let store = open(&dir);
     sharded.put(&store, "0-4", Lease::default(), 0).unwrap();
-    assert_eq!(kinds(&dir), ["blob", "obao", "parity", "parity.obao"]);
+    assert_eq!(kinds(&dir), ["blob", "parity", "parity.obao"]);
     sharded.check(&store, "0-4");
     let held = store.get(&sharded.descriptor.content()).unwrap().unwrap();
     let mut read = vec![0; sharded.content.len()];

@@ -30,7 +30,7 @@ pub(crate) const PARITY: usize = 5;
 pub(crate) fn samples() -> &'static Samples {
     static MADE: OnceLock<Samples> = OnceLock::new();
     MADE.get_or_init(|| {
-        let lengths = [0, 1, 16_385, 50_000, 6 * SHARD + 5000, 4 * SHARD];
+        let lengths = [0, 1, 16_385, 50_000, 6 * SHARD + 5000, 4 * SHARD, 9_000];
         let payloads: Vec<_> = lengths
             .into_iter()
             .map(|length| {

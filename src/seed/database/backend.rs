@@ -135,7 +135,7 @@ impl redb::StorageBackend for DatabaseFile {
     fn sync_data(&self) -> io::Result<()> {
         self.check()?;
         match (&self.over, &self.file) {
-            (None, Some(file)) => self.disk.0.sync(file),
+            (None, Some(file)) => self.disk.0.sync_data(file),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! The file `store.redb`, open, and what one commit left in it.
 
 use super::backend::DatabaseFile;
+use super::guard::{GuardedDatabase, guarded};
 use super::table::{Changes, StoreTable};
 use crate::limits::DATABASE_CACHE_BYTES;
 use crate::seed::disk::{StoreDisk, parent, write_error};
@@ -9,13 +10,15 @@ use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the file.
 pub(in crate::seed) const DATABASE: &str = "store.redb";
 /// The version of the tables and of what their rows hold.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
+/// The earlier version, whose short payloads are files as well.
+const EARLIER_LAYOUT: u32 = 1;
 /// The row of the layout's version.
 const LAYOUT_ROW: &[u8] = b"layout";
 
@@ -25,6 +28,28 @@ pub(super) struct Snapshot([ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTa
 impl Debug for Snapshot {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("Snapshot")
+    }
+}
+
+/// The rows of the last commit, for readers that outlive it. Once the database is closed there are none.
+#[derive(Debug, Default)]
+pub(in crate::seed) struct LatestRows(Mutex<Option<Arc<Snapshot>>>);
+
+impl LatestRows {
+    fn latest(&self) -> MutexGuard<'_, Option<Arc<Snapshot>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn get(&self) -> Option<Arc<Snapshot>> {
+        self.latest().clone()
+    }
+
+    pub(super) fn set(&self, snapshot: Snapshot) {
+        *self.latest() = Some(Arc::new(snapshot));
+    }
+
+    pub(super) fn close(&self) {
+        *self.latest() = None;
     }
 }
 
@@ -42,11 +67,11 @@ pub(super) enum DatabaseAccess {
 pub(super) struct Database {
     path: PathBuf,
     disk: StoreDisk,
-    opened: Arc<redb::Database>,
+    opened: Arc<GuardedDatabase>,
     /// Cleared before the file is opened anew: what is left of the earlier one then changes nothing more.
     alive: Arc<AtomicBool>,
     access: DatabaseAccess,
-    snapshot: Arc<Snapshot>,
+    latest: Arc<LatestRows>,
 }
 
 fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -62,23 +87,24 @@ impl Database {
             // It has had rows: they were lost.
             return Err(StoreError::Database { path, reason: "it is empty".into() });
         }
+        let latest = Arc::default();
         if exists || access == DatabaseAccess::Read {
-            return Self::open_file(&path, &path, disk, access);
+            return Self::open_file(&path, (&path, &latest), disk, access);
         }
         let new = path.with_added_extension("new");
         disk.remove_if_there(&new)?;
         let file = disk.create(&new)?;
         drop(file);
-        let made = Self::open_file(&new, &path, disk, access)?;
+        let made = Self::open_file(&new, (&path, &latest), disk, access)?;
         disk.rename(&new, &path)?;
         disk.sync_directory(parent(&path))?;
         Ok(made)
     }
 
-    /// Opens `file`, whose errors name `path`.
+    /// Opens `file`, whose errors name `path`, and whose rows become the latest.
     fn open_file(
         file: &Path,
-        path: &Path,
+        (path, latest): (&Path, &Arc<LatestRows>),
         disk: &StoreDisk,
         access: DatabaseAccess,
     ) -> Result<Self, StoreError> {
@@ -91,27 +117,27 @@ impl Database {
         let damaged = |error: redb::Error| damaged(path, error);
         let mut builder = redb::Builder::new();
         builder.set_cache_size(DATABASE_CACHE_BYTES);
-        let opened = builder.create_with_backend(backend).map_err(|error| damaged(error.into()))?;
+        let opened =
+            guarded(|| Ok(GuardedDatabase::new(builder.create_with_backend(backend)?))).map_err(damaged)?;
         prepare(&opened, path)?;
-        let snapshot = Arc::new(snapshot(&opened).map_err(damaged)?);
-        let (path, disk) = (path.to_owned(), disk.clone());
-        Ok(Self { path, disk, opened: Arc::new(opened), alive, access, snapshot })
+        latest.set(snapshot(&opened).map_err(damaged)?);
+        let (path, disk, latest) = (path.to_owned(), disk.clone(), latest.clone());
+        Ok(Self { path, disk, opened: Arc::new(opened), alive, access, latest })
     }
 
     /// The rows of the last commit.
-    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.clone()
+    pub(super) fn latest(&self) -> &Arc<LatestRows> {
+        &self.latest
     }
 
     /// What a commit needs.
-    pub(super) fn writer(&self) -> (DatabaseAccess, Arc<redb::Database>) {
+    pub(super) fn writer(&self) -> (DatabaseAccess, Arc<GuardedDatabase>) {
         (self.access, self.opened.clone())
     }
 
     /// Takes over what was committed.
     pub(super) fn refresh(&mut self) -> Result<(), StoreError> {
-        let snapshot = snapshot(&self.opened);
-        self.snapshot = Arc::new(snapshot.map_err(|error| damaged(&self.path, error))?);
+        self.latest.set(snapshot(&self.opened).map_err(|error| damaged(&self.path, error))?);
         Ok(())
     }
 
@@ -121,7 +147,7 @@ impl Database {
     /// Why it cannot be written.
     pub(super) fn reopen(&mut self) -> Result<(), StoreError> {
         self.alive.store(false, Relaxed);
-        let open = |access| Self::open_file(&self.path, &self.path, &self.disk, access);
+        let open = |access| Self::open_file(&self.path, (&self.path, &self.latest), &self.disk, access);
         match open(DatabaseAccess::Write) {
             Ok(opened) => *self = opened,
             Err(error) => {
@@ -153,10 +179,10 @@ fn damaged(path: &Path, error: redb::Error) -> StoreError {
 }
 
 /// Makes the tables of a new database, and refuses one of a later version.
-fn prepare(database: &redb::Database, path: &Path) -> Result<(), StoreError> {
+fn prepare(database: &GuardedDatabase, path: &Path) -> Result<(), StoreError> {
     let damaged = |error: redb::Error| damaged(path, error);
     let layout = || -> Result<Option<u32>, redb::Error> {
-        let reading = database.begin_read()?;
+        let reading = database.get()?.begin_read()?;
         match reading.open_table(definition(StoreTable::Notes)) {
             Ok(notes) => {
                 let row = notes.get(LAYOUT_ROW)?;
@@ -167,18 +193,20 @@ fn prepare(database: &redb::Database, path: &Path) -> Result<(), StoreError> {
             Err(error) => Err(error.into()),
         }
     };
-    match layout().map_err(damaged)? {
+    let earlier = guarded(layout).map_err(damaged)?;
+    match earlier {
         Some(LAYOUT) => return Ok(()),
+        Some(EARLIER_LAYOUT) => {}
         Some(layout) => {
             return Err(StoreError::Layout { path: path.to_owned(), layout, known: LAYOUT });
         }
         None => {}
     }
     let make = || -> Result<(), redb::Error> {
-        let mut writing = database.begin_write()?;
+        let mut writing = database.get()?.begin_write()?;
         writing.set_quick_repair(true);
         // Another program's database has tables, but none of these.
-        if writing.list_tables()?.next().is_some() {
+        if earlier.is_none() && writing.list_tables()?.next().is_some() {
             return Err(redb::Error::Corrupted("it is the database of another program".into()));
         }
         for table in StoreTable::ALL {
@@ -187,38 +215,63 @@ fn prepare(database: &redb::Database, path: &Path) -> Result<(), StoreError> {
         writing.open_table(definition(StoreTable::Notes))?.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
         Ok(writing.commit()?)
     };
-    make().map_err(damaged)
+    guarded(make).map_err(damaged)
 }
 
-fn snapshot(database: &redb::Database) -> Result<Snapshot, redb::Error> {
-    let reading = database.begin_read()?;
-    let mut tables = Vec::with_capacity(StoreTable::ALL.len());
-    for table in StoreTable::ALL {
-        tables.push(reading.open_table(definition(table))?);
-    }
-    let tables = tables.try_into();
-    Ok(Snapshot(tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?))
+fn snapshot(database: &GuardedDatabase) -> Result<Snapshot, redb::Error> {
+    guarded(|| {
+        let reading = database.get()?.begin_read()?;
+        let mut tables = Vec::with_capacity(StoreTable::ALL.len());
+        for table in StoreTable::ALL {
+            tables.push(reading.open_table(definition(table))?);
+        }
+        let tables = tables.try_into();
+        Ok(Snapshot(tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?))
+    })
 }
 
 impl Snapshot {
     pub(super) fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-        Ok(self.0[table as usize].get(key)?.map(|value| value.value().to_vec()))
+        guarded(|| Ok(self.0[table as usize].get(key)?.map(|value| value.value().to_vec())))
+    }
+
+    /// Fills `out` with the bytes of a row from `offset` on, if there is such a row and it is long enough.
+    pub(super) fn read(
+        &self,
+        table: StoreTable,
+        key: &[u8],
+        offset: u64,
+        out: &mut [u8],
+    ) -> Result<Result<(), io::ErrorKind>, redb::Error> {
+        guarded(|| {
+            let Some(row) = self.0[table as usize].get(key)? else { return Ok(Err(io::ErrorKind::NotFound)) };
+            let rest = usize::try_from(offset).ok().and_then(|offset| row.value().get(offset..));
+            let Some(found) = rest.and_then(|rest| rest.get(..out.len())) else {
+                return Ok(Err(io::ErrorKind::UnexpectedEof));
+            };
+            out.copy_from_slice(found);
+            Ok(Ok(()))
+        })
     }
 
     /// The first row at `from` or after it.
     pub(super) fn next(&self, table: StoreTable, from: &[u8]) -> Result<Option<Row>, redb::Error> {
-        let mut rows = self.0[table as usize].range(from..)?;
-        let Some(row) = rows.next() else { return Ok(None) };
-        let (key, value) = row?;
-        Ok(Some((key.value().to_vec(), value.value().to_vec())))
+        guarded(|| {
+            let mut rows = self.0[table as usize].range(from..)?;
+            let Some(row) = rows.next() else { return Ok(None) };
+            let (key, value) = row?;
+            Ok(Some((key.value().to_vec(), value.value().to_vec())))
+        })
     }
 
     /// The last row before `end`.
     pub(super) fn previous(&self, table: StoreTable, end: &[u8]) -> Result<Option<Row>, redb::Error> {
-        let mut rows = self.0[table as usize].range(..end)?;
-        let Some(row) = rows.next_back() else { return Ok(None) };
-        let (key, value) = row?;
-        Ok(Some((key.value().to_vec(), value.value().to_vec())))
+        guarded(|| {
+            let mut rows = self.0[table as usize].range(..end)?;
+            let Some(row) = rows.next_back() else { return Ok(None) };
+            let (key, value) = row?;
+            Ok(Some((key.value().to_vec(), value.value().to_vec())))
+        })
     }
 }
 
@@ -226,8 +279,12 @@ impl Snapshot {
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
 /// Writes changes and makes them durable: all or none.
-pub(super) fn write(database: &redb::Database, changes: &Changes) -> Result<(), redb::Error> {
-    let mut writing = database.begin_write()?;
+pub(super) fn write(database: &GuardedDatabase, changes: &Changes) -> Result<(), redb::Error> {
+    guarded(|| write_all(database, changes))
+}
+
+fn write_all(database: &GuardedDatabase, changes: &Changes) -> Result<(), redb::Error> {
+    let mut writing = database.get()?.begin_write()?;
     // After a crash it opens at once, however large it is.
     writing.set_quick_repair(true);
     for table in StoreTable::ALL {

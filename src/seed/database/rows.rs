@@ -3,7 +3,8 @@
 //! A change is seen at once, and is durable after the commit that takes it. One commit takes all changes that were made until it begins. If it
 //! fails, they stay changes: the next commit takes them again, with what has become of them since.
 
-use super::opened::{Database, DatabaseAccess, Row, Snapshot, write};
+use super::guard::GuardedDatabase;
+use super::opened::{Database, DatabaseAccess, LatestRows, Row, Snapshot, write};
 use super::table::{Changes, StoreTable};
 use crate::seed::disk::StoreDisk;
 use crate::seed::error::StoreError;
@@ -28,13 +29,20 @@ pub(in crate::seed) struct Rows {
 /// A commit that is on its way.
 pub(in crate::seed) struct Commit {
     changes: Arc<Changes>,
-    database: Arc<redb::Database>,
+    database: Arc<GuardedDatabase>,
 }
 
 impl Commit {
     /// Writes it. Blocks on the disk.
     pub(in crate::seed) fn write(&self) -> Result<(), redb::Error> {
         write(&self.database, &self.changes)
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        // Payloads that are open keep no file of a store that is closed.
+        self.database().latest().close();
     }
 }
 
@@ -64,18 +72,18 @@ impl Rows {
 
     /// Reads rows of the database. After an error of the disk it is opened anew, once.
     fn read<T>(&self, read: impl Fn(&Snapshot) -> Result<Option<T>, redb::Error>) -> Option<T> {
-        let mut snapshot = self.database().snapshot();
+        let mut snapshot = self.database().latest().get()?;
         if let Ok(found) = read(&snapshot) {
             return found;
         }
         {
             let mut database = self.database();
-            if Arc::ptr_eq(&snapshot, &database.snapshot())
+            if database.latest().get().is_some_and(|latest| Arc::ptr_eq(&snapshot, &latest))
                 && let Err(error) = database.reopen()
             {
                 tracing::error!(%error, "the store's database cannot be opened anew");
             }
-            snapshot = database.snapshot();
+            snapshot = database.latest().get()?;
         }
         read(&snapshot).unwrap_or_else(|error| {
             let error = self.database().failed(error);
@@ -94,9 +102,18 @@ impl Rows {
         [Some(&self.changed), self.committing.as_deref()].into_iter().flatten().map(move |of| of.of(table))
     }
 
+    /// What a row is changed to, if that is not committed yet.
+    pub(super) fn uncommitted(&self, table: StoreTable, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.layers(table).find_map(|changes| changes.get(key))
+    }
+
+    pub(super) fn latest(&self) -> Arc<LatestRows> {
+        self.database().latest().clone()
+    }
+
     /// The value of a row.
     pub(in crate::seed) fn get(&self, table: StoreTable, key: &[u8]) -> Option<Vec<u8>> {
-        match self.layers(table).find_map(|changes| changes.get(key)) {
+        match self.uncommitted(table, key) {
             Some(changed) => changed.clone(),
             None => self.read(|snapshot| snapshot.get(table, key)),
         }

@@ -17,13 +17,23 @@ pub(in crate::seed) enum StoreTable {
     Accounts,
     /// Path of a file that is to be removed.
     Gone,
+    /// Number: the bytes of a short payload.
+    Bytes,
     /// What a store knows of itself.
     Notes,
 }
 
 impl StoreTable {
-    pub(in crate::seed) const ALL: [Self; 7] =
-        [Self::Holdings, Self::Ends, Self::Ages, Self::Sets, Self::Accounts, Self::Gone, Self::Notes];
+    pub(in crate::seed) const ALL: [Self; 8] = [
+        Self::Holdings,
+        Self::Ends,
+        Self::Ages,
+        Self::Sets,
+        Self::Accounts,
+        Self::Gone,
+        Self::Bytes,
+        Self::Notes,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -33,6 +43,7 @@ impl StoreTable {
             Self::Sets => "sets",
             Self::Accounts => "accounts",
             Self::Gone => "gone",
+            Self::Bytes => "bytes",
             Self::Notes => "notes",
         }
     }

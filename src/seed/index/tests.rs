@@ -5,6 +5,8 @@ use crate::seed::disk::{MachineDisk, StoreDisk};
 use crate::seed::holdings::Census;
 use std::sync::Arc;
 
+const PAYLOAD: EntryBody = EntryBody::Payload { length: 7, place: PayloadPlace::Files };
+
 fn index() -> (tempfile::TempDir, Index) {
     let dir = tempfile::tempdir().unwrap();
     let rows = Rows::open(dir.path(), &StoreDisk::new(Arc::new(MachineDisk)), true).unwrap();
@@ -16,7 +18,7 @@ fn index() -> (tempfile::TempDir, Index) {
 fn changes_older_than_the_journal_are_forgotten() {
     let (_dir, mut index) = index();
     let token = AnyToken::from(Token::of(b"payload"));
-    index.insert(token, Lease::until(Some(1), None), 7, EntryBody::Payload { length: 7 });
+    index.insert(token, Lease::until(Some(1), None), 7, PAYLOAD);
     let start = index.sequence();
     for second in 0..STORE_CHANGES_LEN_MAX as u64 {
         index.set_lease(&token, Lease::until(Some(2 + second), None));
@@ -34,7 +36,7 @@ fn each_account_has_a_lease_and_an_entry_goes_with_the_last() {
     let (_dir, mut index) = index();
     let token = AnyToken::from(Token::of(b"payload"));
     let [a, b] = [1, 2].map(|node| NodeId([node; 32]));
-    let body = EntryBody::Payload { length: 7 };
+    let body = PAYLOAD;
     index.insert(token, Lease::cached(None), 7, body);
     assert_eq!((index.census().cached, index.census().leases), (1, 0));
     index.insert(token, Lease::until(Some(10), Some(a)), 7, body);
@@ -66,9 +68,9 @@ fn cached_entries_go_by_their_use_and_pages_come_in_its_order() {
     let (_dir, mut index) = index();
     let tokens = [b"a", b"b", b"c", b"d"].map(|bytes| AnyToken::from(Token::of(bytes)));
     for token in &tokens[..3] {
-        index.insert(*token, Lease::cached(None), 7, EntryBody::Payload { length: 7 });
+        index.insert(*token, Lease::cached(None), 7, PAYLOAD);
     }
-    index.insert(tokens[3], Lease::default(), 7, EntryBody::Payload { length: 7 });
+    index.insert(tokens[3], Lease::default(), 7, PAYLOAD);
     index.touch(&tokens[0]);
     assert_eq!(index.first_cached(), Some(tokens[1]));
     index.remove(&tokens[1]);

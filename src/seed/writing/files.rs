@@ -28,6 +28,8 @@ pub(super) struct NewFiles {
     written: BTreeMap<u64, u64>,
     /// Neighboring hash pairs, for one write.
     pairs: Vec<u8>,
+    /// All pairs, if they become a row in place of a file.
+    row: Option<Vec<u8>>,
 }
 
 impl NewFiles {
@@ -52,7 +54,19 @@ impl NewFiles {
             written_bytes: 0,
             written: BTreeMap::new(),
             pairs: Vec::new(),
+            row: None,
         }
+    }
+
+    /// Keeps the hash pairs in memory, and makes no file of them.
+    pub(super) fn with_pairs_in_memory(mut self) -> Self {
+        self.row = Some(Vec::new());
+        self
+    }
+
+    /// The pairs of [`NewFiles::with_pairs_in_memory`].
+    pub(super) fn take_pairs(&mut self) -> Option<Vec<u8>> {
+        self.row.take()
     }
 
     /// Makes the files, unless they are there: with their lengths, and without blocks.
@@ -65,17 +79,14 @@ impl NewFiles {
                 .map_err(|e| write_error(&self.blob_path, self.length, e))?;
         }
         let outboard_len = outboard_bytes(self.length);
-        if outboard_len > 0 && self.outboard.is_none() {
+        if let Some(row) = &mut self.row {
+            row.resize(outboard_len as usize, 0);
+        } else if outboard_len > 0 && self.outboard.is_none() {
             let outboard = self.outboard.insert(self.disk.create(&self.outboard_path)?);
             let made = self.disk.0.set_length(outboard, outboard_len);
             made.map_err(|e| write_error(&self.outboard_path, outboard_len, e))?;
         }
         Ok(())
-    }
-
-    /// The blob's length, bytes.
-    pub(super) fn length(&self) -> u64 {
-        self.length
     }
 
     /// Selected bytes written so far.
@@ -138,6 +149,15 @@ impl NewFiles {
 
     /// Writes hash pairs, neighboring ones at once.
     fn write_pairs(&mut self, proofs: &[Proof]) -> Result<(), StoreError> {
+        if let Some(row) = &mut self.row {
+            let (places, _) = row.as_chunks_mut::<PAIR_BYTES>();
+            for proof in proofs {
+                if let Some(place) = places.get_mut(proof.index as usize) {
+                    *place = proof.pair;
+                }
+            }
+            return Ok(());
+        }
         let Some(outboard) = &self.outboard else { return Ok(()) };
         for run in proofs.chunk_by(|a, b| a.index.checked_add(1) == Some(b.index)) {
             let Some(first) = run.first() else { continue };

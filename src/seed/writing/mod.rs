@@ -2,6 +2,7 @@
 
 mod files;
 mod payload;
+mod row;
 mod set;
 
 pub use payload::PayloadWriter;
@@ -112,6 +113,14 @@ impl Writing {
                 Ok(placed) => Placed::Payload(Box::new(placed)),
                 Err(error) => Placed::Over(Err(error)),
             },
+            Self::Held(token, bytes, descriptor, lease) if !is_coded(descriptor.as_deref()) => {
+                match store.begin_extension(&token, lease) {
+                    Ok(true) => Placed::Extended(store.clone(), token, bytes),
+                    // It was removed before its lease was extended.
+                    Ok(false) => Placed::Over(Err(StoreError::Went(token))),
+                    Err(error) => Placed::Over(Err(error)),
+                }
+            }
             writing => Placed::Over(writing.commit(store, now_s)),
         }
     }
@@ -158,6 +167,8 @@ impl Writing {
 /// A write whose commit has begun.
 pub(in crate::seed) enum Placed {
     Payload(Box<PlacedPayload>),
+    /// A holding whose lease was extended.
+    Extended(Store, AnyToken, u64),
     Over(Committed),
 }
 
@@ -165,14 +176,23 @@ impl Placed {
     pub(in crate::seed) fn finish(self) -> Committed {
         match self {
             Self::Payload(placed) => placed.finish().map(|held| (held.token().into(), held.length())),
+            Self::Extended(store, token, bytes) => match store.finish_extension(&token)? {
+                true => Ok((token, bytes)),
+                false => Err(StoreError::Went(token)),
+            },
             Self::Over(committed) => committed,
         }
     }
 }
 
+/// Whether a payload is put as a set.
+fn is_coded(descriptor: Option<&Descriptor>) -> bool {
+    descriptor.is_some_and(|descriptor| descriptor.coding() != Coding::None)
+}
+
 /// Notes that a held payload is also the data lanes of a set.
 fn note_set(store: &Store, descriptor: &Descriptor, lease: Lease, now_s: u64) -> Result<(), StoreError> {
-    if descriptor.coding() != Coding::None {
+    if is_coded(Some(descriptor)) {
         store.begin_set(*descriptor, Lanes::first(descriptor.k().into()), lease, now_s)?.commit()?;
     }
     Ok(())

@@ -1,16 +1,18 @@
 //! The write of one payload into the store.
 
 use super::files::NewFiles;
+use super::row::NewRow;
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::seed::accounts::{Need, StoreAccount};
 use crate::seed::disk::parent;
-use crate::seed::entry::EntryBody;
+use crate::seed::entry::{EntryBody, PayloadPlace};
 use crate::seed::error::StoreError;
 use crate::seed::inner::Inner;
-use crate::seed::layout::{self, BLOB, OUTBOARD};
+use crate::seed::layout::{BLOB, OUTBOARD};
 use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenPayload;
 use crate::seed::reservation::Reservation;
+use crate::seed::short::{has_short_pairs, is_short};
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece};
 use std::sync::Arc;
 
@@ -21,9 +23,16 @@ pub struct PayloadWriter {
     store: Arc<Inner>,
     token: Token,
     lease: Lease,
-    files: NewFiles,
-    /// The room for the files, until they are kept.
+    length: u64,
+    new: NewPayload,
+    /// The room for it, until it is kept.
     reserved: Reservation,
+}
+
+#[derive(Debug)]
+enum NewPayload {
+    Files(Box<NewFiles>),
+    Row(NewRow),
 }
 
 impl PayloadWriter {
@@ -45,7 +54,7 @@ impl PayloadWriter {
 
     /// What a payload of this length needs.
     pub(super) fn need(store: &Inner, length: u64) -> Need {
-        Need { bytes: store.index().blocks.payload(length), entries: 1, writes: 1 }
+        Need { bytes: store.index().blocks.new_payload(length), entries: 1, writes: 1 }
     }
 
     /// A writer within this room.
@@ -56,9 +65,18 @@ impl PayloadWriter {
         lease: Lease,
         reserved: Reservation,
     ) -> Self {
-        let temporary = store.temporary(&token.hex());
-        let files = NewFiles::new(&store.disk, &temporary, length, Ranges::all().into(), length);
-        Self { store, token, lease, files, reserved }
+        let new = if is_short(length) {
+            NewPayload::Row(NewRow::new(length))
+        } else {
+            let temporary = store.temporary(&token.hex());
+            let files = NewFiles::new(&store.disk, &temporary, length, Ranges::all().into(), length);
+            NewPayload::Files(Box::new(if has_short_pairs(length) {
+                files.with_pairs_in_memory()
+            } else {
+                files
+            }))
+        };
+        Self { store, token, lease, length, new, reserved }
     }
 
     /// The payload's token.
@@ -68,7 +86,10 @@ impl PayloadWriter {
 
     /// Payload bytes written so far.
     pub fn written_bytes(&self) -> u64 {
-        self.files.written_bytes()
+        match &self.new {
+            NewPayload::Files(files) => files.written_bytes(),
+            NewPayload::Row(row) => row.written_bytes(),
+        }
     }
 
     /// Writes a piece and its hash pairs.
@@ -77,12 +98,18 @@ impl PayloadWriter {
     /// [`StoreError::Capacity`], [`StoreError::Entries`] or [`StoreError::DiskFull`] if others have taken the room, [`StoreError::Io`] if the
     /// disk fails, [`StoreError::Foreign`] if the piece or a pair lies outside the payload.
     pub fn write(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
-        self.reserved.cover(self.files.written_bytes() + piece.data.len() as u64)?;
-        self.files.write(piece)
+        self.reserved.cover(self.written_bytes() + piece.data.len() as u64)?;
+        match &mut self.new {
+            NewPayload::Files(files) => files.write(piece),
+            NewPayload::Row(row) => row.write(piece),
+        }
     }
 
     pub(in crate::seed) fn check_complete(&self) -> Result<(), StoreError> {
-        self.files.check_complete()
+        match &self.new {
+            NewPayload::Files(files) => files.check_complete(),
+            NewPayload::Row(row) => row.check_complete(),
+        }
     }
 
     /// Makes the payload durable: once this returns, a crash does not lose it. If it was held already, its owner keeps the longer of both leases.
@@ -97,33 +124,47 @@ impl PayloadWriter {
     /// Gives the files their names and the payload its rows. It is held from now on, and durable once [`PlacedPayload::finish`] returns: several
     /// are made so by one commit.
     pub(in crate::seed) fn place(mut self) -> Result<PlacedPayload, StoreError> {
-        let length = self.files.length();
+        let length = self.length;
         if length == 0 && self.token != Token::of(b"") {
             // No piece arrived that could have been checked.
             return Err(StoreError::Foreign { offset: 0, length });
         }
-        self.files.check_complete()?;
+        self.check_complete()?;
         self.store.catch_up()?;
         self.reserved.cover_all()?;
-        self.files.sync()?;
-        self.store.sync_temporary()?;
-        let any = AnyToken::from(self.token);
         let store = self.store.clone();
-        let one = store.change();
-        if let Err(error) = self.place_files() {
-            // Some may have their names. They go with the next commit, if nothing else claims them by then.
-            store.give_up_files(&any, &mut self.files);
-            return Err(error);
+        if let NewPayload::Files(files) = &mut self.new {
+            files.sync()?;
+            store.sync_temporary()?;
         }
-        self.grant(length);
+        let one = store.change();
+        let place = match &mut self.new {
+            NewPayload::Files(files) => {
+                if let Err(error) = store.place_payload(&self.token, files) {
+                    // Some may have their names. They go with the next commit, if nothing else claims them by then.
+                    store.give_up_files(&self.token.into(), files);
+                    return Err(error);
+                }
+                match files.take_pairs() {
+                    Some(pairs) => PayloadPlace::Pairs(store.index().keep_bytes(pairs)),
+                    None => PayloadPlace::Files,
+                }
+            }
+            NewPayload::Row(row) => PayloadPlace::Row(store.index().keep_bytes(row.take())),
+        };
+        self.grant(length, place);
         // While the lock is held: no other thread can remove it before it is opened.
         let held = store.get(&self.token);
         drop(one);
-        Ok(PlacedPayload { store, token: self.token, held, files: self.files })
+        let files = match self.new {
+            NewPayload::Files(files) => Some(files),
+            NewPayload::Row(_) => None,
+        };
+        Ok(PlacedPayload { store, token: self.token, held, files })
     }
 
     /// Inserts the payload with its lease, and with those that it had before it was damaged.
-    fn grant(&mut self, length: u64) {
+    fn grant(&mut self, length: u64, place: PayloadPlace) {
         let any = AnyToken::from(self.token);
         let earlier = self.store.damage().leases_of(&any);
         let asked = self.store.granted(self.lease);
@@ -135,23 +176,11 @@ impl PayloadWriter {
         {
             let mut index = self.store.index();
             self.reserved.settle(&mut index);
-            let bytes = index.blocks.payload(length);
+            let bytes = index.blocks.payload(length, place);
             let leases = earlier.into_iter().chain([lease]);
-            leases.for_each(|lease| index.insert(any, lease, bytes, EntryBody::Payload { length }));
+            leases.for_each(|lease| index.insert(any, lease, bytes, EntryBody::Payload { length, place }));
         }
         self.store.damage().forget(&any);
-    }
-
-    /// One sync makes the names durable. What a crash leaves of them without a row has a name in `tmp`.
-    fn place_files(&self) -> Result<(), StoreError> {
-        let any = AnyToken::from(self.token);
-        let (disk, blob) = (&self.store.disk, self.store.file(&any, BLOB));
-        disk.make_directory(parent(&blob))?;
-        if self.files.outboard.is_some() {
-            self.store.place_file(&self.files.outboard_path, &self.store.file(&any, OUTBOARD))?;
-        }
-        self.store.place_file(&self.files.blob_path, &blob)?;
-        disk.sync_directory(parent(&blob))
     }
 }
 
@@ -162,13 +191,13 @@ pub(in crate::seed) struct PlacedPayload {
     token: Token,
     held: Result<Option<OpenPayload>, StoreError>,
     /// Their first names go when this is dropped.
-    files: NewFiles,
+    files: Option<Box<NewFiles>>,
 }
 
 impl PlacedPayload {
     pub(in crate::seed) fn finish(mut self) -> Result<OpenPayload, StoreError> {
         if let Err(error) = self.store.commit() {
-            self.store.leave_names(&mut self.files);
+            self.files.iter_mut().for_each(|files| self.store.leave_names(files));
             return Err(error);
         }
         self.held?.ok_or_else(|| StoreError::Went(self.token.into()))
@@ -176,9 +205,21 @@ impl PlacedPayload {
 }
 
 impl Inner {
+    /// Gives the files of a payload their names. One sync makes these durable. What a crash leaves of them without a row has a name in `tmp`.
+    fn place_payload(&self, token: &Token, files: &NewFiles) -> Result<(), StoreError> {
+        let any = AnyToken::from(*token);
+        let blob = self.file(&any, BLOB);
+        self.disk.make_directory(parent(&blob))?;
+        if files.outboard.is_some() {
+            self.place_file(&files.outboard_path, &self.file(&any, OUTBOARD))?;
+        }
+        self.place_file(&files.blob_path, &blob)?;
+        self.disk.sync_directory(parent(&blob))
+    }
+
     /// Leaves files that were placed to the next commit: it removes those that nothing claims.
     pub(super) fn give_up_files(&self, token: &AnyToken, files: &mut NewFiles) {
-        self.index().forget_files(layout::kinds(token).iter().map(|kind| layout::path(token, kind)));
+        self.index().forget_files_of(token);
         self.leave_names(files);
     }
 

@@ -5,7 +5,7 @@ use super::payload::PayloadWriter;
 use crate::limits::GROUP_BYTES;
 use crate::seed::accounts::Need;
 use crate::seed::disk::{StoreDisk, parent, write_error};
-use crate::seed::entry::{EntryBody, SetBody};
+use crate::seed::entry::{EntryBody, PayloadPlace, SetBody};
 use crate::seed::error::StoreError;
 use crate::seed::inner::{Changing, Inner, Mark};
 use crate::seed::layout::{self, BLOB, OUTBOARD};
@@ -337,9 +337,10 @@ impl SetWriter {
         new_lanes.iter_mut().for_each(|(_, _, reserved)| reserved.settle(&mut index));
         let body = SetBody { descriptor: self.descriptor, own, generation: index.next_generation() };
         for part in &promoted {
-            let bytes = index.blocks.payload(part.length);
+            let (length, place) = (part.length, PayloadPlace::Files);
+            let bytes = index.blocks.payload(length, place);
             for lease in &leases {
-                index.insert(part.token.into(), *lease, bytes, EntryBody::Payload { length: part.length });
+                index.insert(part.token.into(), *lease, bytes, EntryBody::Payload { length, place });
             }
             // The names that the files had before they became a payload.
             let (kind, outboard_kind) = layout::lane_kinds(part.blob);
