@@ -125,7 +125,7 @@ impl PayloadWriter {
     /// Inserts the payload with its lease, and with those that it had before it was damaged.
     fn grant(&mut self, length: u64) {
         let any = AnyToken::from(self.token);
-        let earlier = self.store.damage().leases_of(&any);
+        let earlier = self.store.index().lost(&any).map_or(Vec::new(), |lost| lost.leases);
         let asked = self.store.granted(self.lease);
         let same = earlier.iter().find(|held| StoreAccount::of(held) == StoreAccount::of(&asked));
         let lease = match same {
@@ -138,8 +138,8 @@ impl PayloadWriter {
             let bytes = index.blocks.payload(length);
             let leases = earlier.into_iter().chain([lease]);
             leases.for_each(|lease| index.insert(any, lease, bytes, EntryBody::Payload { length }));
+            index.forget_lost(&any);
         }
-        self.store.damage().forget(&any);
     }
 
     /// One sync makes the names durable. What a crash leaves of them without a row has a name in `tmp`.
