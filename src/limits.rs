@@ -3,11 +3,13 @@
 mod checking;
 mod pacing;
 mod steering;
+mod scrub;
 mod store;
 mod streams;
 
 pub use checking::*;
 pub use pacing::*;
+pub use scrub::*;
 pub use steering::*;
 pub use store::*;
 pub use streams::*;

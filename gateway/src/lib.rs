@@ -49,6 +49,7 @@ pub mod reload;
 
 pub mod run;
 pub mod store_tool;
+pub mod store_verify;
 
 // Load and measurements: applications of a client's node.
 pub mod pktgen;

@@ -42,8 +42,16 @@ const LIVE: &[&str] = &[
 ];
 
 /// Keys of an application that a reload changes.
-const LIVE_OF_APPLICATION: &[&str] =
-    &["capacity_bytes", "quota_bytes", "capacity_entries", "quota_entries", "lease_default_s", "lease_max_s"];
+const LIVE_OF_APPLICATION: &[&str] = &[
+    "capacity_bytes",
+    "quota_bytes",
+    "capacity_entries",
+    "quota_entries",
+    "lease_default_s",
+    "lease_max_s",
+    "scrub_days",
+    "scrub_bytes_per_s",
+];
 
 /// The parts of a running gateway that a reload changes.
 pub struct ReloadParts {
@@ -268,6 +276,7 @@ directory = "store"
             ("quota_bytes = 1048576\n", "application.0.quota_bytes", true),
             ("quota_entries = 100\n", "application.0.quota_entries", true),
             ("lease_max_s = 3600\n", "application.0.lease_max_s", true),
+            ("scrub_days = 7\n", "application.0.scrub_days", true),
             ("[[application]]\nkind = \"echo\"\nqueues = [1]\n", "application", false),
             ("[log]\nlevel = \"debug\"\n", "log.level", true),
             ("[log]\nformat = \"json\"\n", "log.format", false),

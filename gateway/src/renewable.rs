@@ -87,6 +87,8 @@ pub(crate) fn kept(config: &GatewayConfig, seed: &SeedConfig) -> StoreConfig {
         quota_entries: Some(seed.quota_entries),
         lease_default_s: seed.lease_default_s,
         lease_max_s: seed.lease_max_s,
+        scrub_s: seed.scrub_days.saturating_mul(86_400),
+        scrub_bytes_per_s: Some(seed.scrub_bytes_per_s),
     }
 }
 

@@ -20,16 +20,16 @@ use stoq::token::AnyToken;
 pub struct StoreOptions {
     /// The gateway's configuration file. While the gateway runs, its admin endpoint is asked; otherwise the store is opened.
     #[arg(long, short, value_name = "FILE")]
-    config: PathBuf,
+    pub(crate) config: PathBuf,
     /// The admin endpoint of the running gateway, if it is not reached at `[admin] listen`.
     #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    pub(crate) url: Option<String>,
     /// The authority's certificates, for an endpoint with TLS.
     #[arg(long, value_name = "PEM")]
     ca: Option<PathBuf>,
     /// Print JSON: one object, or one a line for a list.
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// `stoq-gateway store list` and `export`.
@@ -110,7 +110,7 @@ impl StoreOptions {
         Ok(StoreAccess::Stopped(Box::new(Store::open(directory, renewable::kept(&config, seed))?)))
     }
 
-    fn remote(&self, config: &GatewayConfig) -> anyhow::Result<Remote> {
+    pub(crate) fn remote(&self, config: &GatewayConfig) -> anyhow::Result<Remote> {
         let url = match (&self.url, &config.admin) {
             (Some(url), _) => url.clone(),
             (None, Some(admin)) => {
@@ -136,7 +136,7 @@ impl StoreOptions {
 }
 
 /// Refuses a directory in which no gateway of this version has made a store: opening it would make or change one.
-fn is_made(directory: &Path) -> anyhow::Result<()> {
+pub(crate) fn is_made(directory: &Path) -> anyhow::Result<()> {
     let shown = directory.display();
     if directory.join("store.redb").exists() {
         return Ok(());

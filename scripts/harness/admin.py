@@ -232,7 +232,8 @@ def look_at_page(it, screenshot):
     say("the page in Chromium")
     page = it.chromium("--dump-dom")
     ensure('id="state" class="good">ready<' in page, f"the page does not say ready:\n{page}")
-    for text in "<td>writable</td>", "kernel-udp", "<td>mirror</td>":
+    shown = ["kernel-udp", "<td>mirror</td>", '<p class="dim">writable</p>', "<h3>Scrub</h3>", "<h3>Leases to end</h3>"]
+    for text in [*shown, 'class="area"', "every peer everything"]:
         ensure(text in page, f"the page does not show {text}")
     ensure("2 workers" in page or "<td>1</td>" in page, "the page does not show two workers")
     picture = it / "page.png"

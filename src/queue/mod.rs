@@ -50,6 +50,8 @@ pub struct RequestId {
 enum Opener {
     Peer,
     Application,
+    /// No connection carries it.
+    Nobody,
 }
 
 impl RequestId {
@@ -61,6 +63,17 @@ impl RequestId {
     /// A request that this side opens: number `n` of its application.
     pub(crate) fn local(connection: ConnectionId, n: u64) -> Self {
         Self { connection, opener: Opener::Application, number: n }
+    }
+
+    /// What an application does of its own accord, as if it were asked: number `n`.
+    pub(crate) fn own(n: u64) -> Self {
+        let connection = ConnectionId { worker: u16::MAX, slot: u32::MAX, generation: u32::MAX };
+        Self { connection, opener: Opener::Nobody, number: n }
+    }
+
+    /// Whether no peer asked for it.
+    pub(crate) fn is_own(self) -> bool {
+        self.opener == Opener::Nobody
     }
 
     /// Whether this side opened the request.

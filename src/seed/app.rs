@@ -10,6 +10,7 @@ use super::lister::Lister;
 use super::lookup::{Lookup, Refusal};
 use super::mirror::Mirroring;
 use super::putting::Putting;
+use super::repair::Repairs;
 use super::serve::{AnswerSources, Servings};
 use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
 use crate::application::{Application, Outbox, Received};
@@ -65,6 +66,7 @@ pub struct Seed {
     pub(super) lister: Lister,
     announcer: Announcer,
     pub(super) checking: Checking,
+    pub(super) repairs: Repairs,
     expire_at: Option<Instant>,
     /// When peers are told next that their requests are worked on; `None`: no request takes its time.
     tell_at: Option<Instant>,
@@ -85,6 +87,7 @@ impl Seed {
             lister: Lister::default(),
             announcer: Announcer::default(),
             checking: Checking::default(),
+            repairs: Repairs::default(),
             expire_at: None,
             tell_at: None,
             outbox: Outbox::default(),
@@ -111,10 +114,16 @@ impl Seed {
         code: ErrorCode,
         reason: impl Into<String>,
     ) {
+        if request.is_own() {
+            return self.not_repaired(request, &reason.into());
+        }
         self.send(port, Command::refuse(request, ErrorRecord::new(code, 0, reason)));
     }
 
     pub(super) fn refuse_store(&mut self, port: &mut AppPort, request: RequestId, error: &StoreError) {
+        if request.is_own() {
+            return self.not_repaired(request, &error.to_string());
+        }
         // The error's own text names paths, which peers must not see.
         tracing::warn!(%error, "a payload cannot be kept or read");
         if let Some(bound) = error.bound() {
@@ -327,15 +336,16 @@ impl Seed {
             return;
         }
         let waiting = self.putting.committing().chain(self.checking.waiting()).chain(self.lister.waiting());
-        let slow: Vec<_> = waiting.chain(self.mirrors.keys().copied()).collect();
+        let slow = waiting.chain(self.mirrors.keys().copied()).filter(|request| !request.is_own());
+        let slow: Vec<_> = slow.collect();
         let next = (!slow.is_empty()).then_some(now + Duration::from_millis(WORKING_INTERVAL_MS));
         if std::mem::replace(&mut self.tell_at, next).is_some() {
             slow.into_iter().for_each(|request| self.send(port, Command::Working(request)));
         }
     }
 
-    /// Ends leases that are over, if it is time to look.
-    fn expire(&mut self, now: Instant) {
+    /// Ends leases that are over, has the scrub go on, and begins repairs, if it is time to look.
+    fn expire(&mut self, now: Instant, port: &mut AppPort) {
         if !self.leads || self.expire_at.is_some_and(|at| at > now) {
             return;
         }
@@ -348,6 +358,9 @@ impl Seed {
         }
         // Those that made room, too.
         self.parts.store.sync_removals_later();
+        let now_s = self.moment(now).now_s;
+        self.parts.store.scrub((now_s, now), || self.checking.on_scrubbed(port.waker()));
+        self.repair(now, port);
     }
 }
 
@@ -371,7 +384,7 @@ impl Application for Seed {
         if self.outbox.is_empty() {
             worked |= self.refuse_stalled(now, port);
         }
-        self.expire(now);
+        self.expire(now, port);
         self.tell_working(now, port);
         if self.outbox.is_empty() && self.announcer.is_due(now) {
             let now_s = self.moment(now).now_s;

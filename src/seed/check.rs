@@ -7,10 +7,11 @@ use super::entry::{EntryBody, PayloadPlace, SetBody};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD};
+use super::open_payload::OpenPayload;
 use super::verify::{Read, Rehash, Verify};
-use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX};
+use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX, SCRUB_TURN_BYTES};
 use crate::shard::{Blob, Part};
-use crate::token::{AnyToken, Outboard, Ranges, Token};
+use crate::token::{AnyToken, Outboard, Ranges, Selection, Token, VerifyError};
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
@@ -68,6 +69,8 @@ pub(super) struct Check {
     inode: Option<u64>,
     /// How many non-urgent requests for this check were counted as due.
     unhurried: usize,
+    /// Whether it is of the scrub: it reads what the disk has, in small pieces, and of a set no blob that is held whole, which has its own turn.
+    scrub: bool,
 }
 
 impl Check {
@@ -83,6 +86,24 @@ impl Check {
             bytes: 0,
             inode: None,
             unhurried: usize::from(!urgent),
+            scrub: false,
+        }
+    }
+
+    /// One of the scrub, which no request waits for.
+    pub(super) fn of_scrub(token: AnyToken) -> Self {
+        Self {
+            token,
+            now: Instant::now(),
+            urgent: false,
+            done: Vec::new(),
+            stages: None,
+            reading: None,
+            worst: CheckResult::Whole,
+            bytes: 0,
+            inode: None,
+            unhurried: 0,
+            scrub: true,
         }
     }
 
@@ -109,6 +130,8 @@ impl Check {
             }
         }
         match found {
+            // The scrub's would push out those of requests.
+            CheckResult::Whole if self.scrub => {}
             CheckResult::Whole => store.checks.note_whole(self.token, self.now),
             _ => drop(store.checks.fresh().at.remove(&self.token)),
         }
@@ -130,8 +153,9 @@ impl Check {
                 self.open(store, stage)?
             }
         };
+        let turn_bytes = if self.scrub { SCRUB_TURN_BYTES } else { CHECK_TURN_BYTES };
         match reading {
-            CheckReading::Payload(token, mut verify) => match verify.read(CHECK_TURN_BYTES) {
+            CheckReading::Payload(token, mut verify) => match verify.read(turn_bytes) {
                 Ok(Read::More(read)) => {
                     self.bytes += read as u64;
                     self.reading = Some(CheckReading::Payload(token, verify));
@@ -142,7 +166,7 @@ impl Check {
                 }
                 Err(error) => self.failed(store, token.into(), &error),
             },
-            CheckReading::Hash(token, rehash, reason) => match rehash.read(CHECK_TURN_BYTES) {
+            CheckReading::Hash(token, rehash, reason) => match rehash.read(turn_bytes) {
                 Ok((Some(rehash), Read::More(read))) => {
                     self.bytes += read as u64;
                     self.reading = Some(CheckReading::Hash(token, Box::new(rehash), reason));
@@ -151,7 +175,7 @@ impl Check {
                 Ok(_) => self.bad(store, &token.into(), &reason),
                 Err(error) => self.failed(store, token.into(), &error),
             },
-            CheckReading::Lanes(part, mut verify) => match verify.read(CHECK_TURN_BYTES) {
+            CheckReading::Lanes(part, mut verify) => match verify.read(turn_bytes) {
                 Ok(Read::More(read)) => {
                     self.bytes += read as u64;
                     self.reading = Some(CheckReading::Lanes(part, verify));
@@ -173,7 +197,8 @@ impl Check {
         match (self.token, index.get(&self.token)?.body) {
             (AnyToken::Content(token), _) => Some([Stage::Payload(token)].into()),
             (AnyToken::Set(_), EntryBody::Set(set)) => {
-                let whole = index.whole_blobs(&set.descriptor).map(|(token, _)| Stage::Payload(token));
+                let whole = index.whole_blobs(&set.descriptor).filter(|_| !self.scrub);
+                let whole = whole.map(|(token, _)| Stage::Payload(token));
                 let own = layout::parts_of(&set.descriptor, set.own);
                 Some(whole.chain(own.into_iter().map(|part| Stage::Lanes(Box::new(part)))).collect())
             }
@@ -186,10 +211,11 @@ impl Check {
         match stage {
             Stage::Payload(token) => {
                 let any = AnyToken::from(token);
+                self.forget_cached(store, &any, [BLOB, OUTBOARD]);
                 self.inode = inode(store, &any);
                 let body = store.index().get(&any)?.body;
                 match store.open_payload(token, body, None) {
-                    Ok(Some(held)) => match Verify::new(held, Ranges::all()) {
+                    Ok(Some(held)) => match self.verify(held, Ranges::all()) {
                         Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
                     },
@@ -200,9 +226,10 @@ impl Check {
                 self.reading.take()
             }
             Stage::Lanes(part) => {
+                self.forget_cached(store, &self.token, layout::lane_kinds(part.blob).into());
                 match store.open(part.token, 1, &self.token, layout::lane_kinds(part.blob).into(), None) {
                     Ok(Some(held)) if held.length() == part.length => {
-                        match Verify::new(held, part.selection.clone()) {
+                        match self.verify(held, part.selection.clone()) {
                             Ok(verify) => return Some(CheckReading::Lanes(part, Box::new(verify))),
                             Err(error) => self.bad_lanes(store, part.blob, &error.to_string()),
                         }
@@ -215,6 +242,21 @@ impl Check {
                 }
                 None
             }
+        }
+    }
+
+    fn verify(&self, held: OpenPayload, selection: impl Into<Selection>) -> Result<Verify, VerifyError> {
+        let verify = Verify::new(held, selection)?;
+        Ok(if self.scrub { verify.past_cache() } else { verify })
+    }
+
+    /// Has the kernel forget what it has of files that the scrub is to read from the disk.
+    fn forget_cached(&self, store: &Inner, token: &AnyToken, kinds: [&str; 2]) {
+        if self.scrub {
+            kinds.iter().filter_map(|kind| File::open(store.file(token, kind)).ok()).for_each(|file| {
+                // What it does not forget is read from its memory.
+                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+            });
         }
     }
 
@@ -331,6 +373,8 @@ impl Check {
         let bytes = store.set_bytes(&set.descriptor, own);
         let mut index = store.index();
         let lease = index.get(&self.token).map(|entry| entry.lease).unwrap_or_default();
+        let leases = index.leases(&self.token);
+        index.note_lost(&self.token, leases, lost);
         let generation = index.next_generation();
         let body = SetBody { own, generation, ..set };
         index.insert(self.token, lease, bytes, EntryBody::Set(body));

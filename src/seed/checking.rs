@@ -2,6 +2,7 @@
 
 use super::app::Seed;
 use super::checks::Urgency;
+use super::scrub::OnScrubbed;
 use super::{CheckResult, Store, StoreError};
 use crate::limits::{HINT_INTERVAL_S, HINTS_BURST, SERVED_LEN_MAX};
 use crate::queue::{AppPort, ConnectionId, Delivery, RequestId, Waker};
@@ -91,6 +92,16 @@ impl Checking {
         });
     }
 
+    /// Takes what the scrub finds damaged, as if a check of it had been asked for.
+    pub(super) fn on_scrubbed(&self, waker: Waker) -> OnScrubbed {
+        let done = self.done.clone();
+        Box::new(move |token, found| {
+            // Sending fails only if this instance has ended.
+            let _ = done.send((token, found, None));
+            waker.wake();
+        })
+    }
+
     /// Remembers an answer that was sent completely.
     pub(super) fn served(&mut self, request: RequestId, token: AnyToken) {
         if self.served.len() == SERVED_LEN_MAX {
@@ -175,6 +186,9 @@ impl Seed {
             if let AnyToken::Content(token) = token {
                 // The blocks in memory may differ from the disk.
                 self.parts.memory.forget(&token);
+            }
+            if found == CheckResult::Damaged {
+                self.repairs.hurry();
             }
             let (fetches, others): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_fetch);
             match found {

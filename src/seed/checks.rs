@@ -2,6 +2,7 @@
 
 use super::check::{Check, OnChecked};
 use super::inner::Inner;
+use super::scrub::{ScrubTick, Scrubbing};
 use crate::limits::{CHECK_BYTES_PER_S, CHECK_FRESH_S, CHECKS_FRESH_LEN_MAX, CHECKS_LEN_MAX};
 use crate::token::AnyToken;
 use serde::Serialize;
@@ -31,6 +32,7 @@ enum Job {
     Check { token: AnyToken, now: Instant, urgent: bool, done: OnChecked },
     Save,
     SyncRemovals,
+    Scrub(ScrubTick),
 }
 
 /// The channel of the thread's jobs, and the thread, if it could be started.
@@ -120,11 +122,21 @@ impl Inner {
         self.give_job(Job::SyncRemovals);
     }
 
+    /// Lets the scrub read on the thread what is due.
+    pub(super) fn scrub_later(self: &Arc<Self>, tick: ScrubTick) {
+        self.give_job(Job::Scrub(tick));
+    }
+
     fn give_job(self: &Arc<Self>, job: Job) {
         let mut jobs = self.checks.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let (sender, _) = jobs.get_or_insert_with(|| {
             let (sender, incoming) = channel();
-            let thread = Thread { store: Arc::downgrade(self), running: VecDeque::new(), free_at: None };
+            let thread = Thread {
+                store: Arc::downgrade(self),
+                running: VecDeque::new(),
+                free_at: None,
+                scrub: Scrubbing::default(),
+            };
             let started =
                 std::thread::Builder::new().name("stoq-check".into()).spawn(move || thread.run(&incoming));
             let started = started.inspect_err(
@@ -158,6 +170,7 @@ struct Thread {
     running: VecDeque<Check>,
     /// When non-urgent checks may read again.
     free_at: Option<Instant>,
+    scrub: Scrubbing,
 }
 
 impl Thread {
@@ -184,6 +197,11 @@ impl Thread {
 
     /// How long to wait before the next read; `None`: until there is a job.
     fn wait(&self) -> Option<Duration> {
+        self.wait_for_checks().into_iter().chain(self.scrub.wait()).min()
+    }
+
+    /// The same for the checks that were asked for.
+    fn wait_for_checks(&self) -> Option<Duration> {
         if self.running.is_empty() {
             return None;
         }
@@ -201,6 +219,11 @@ impl Thread {
                     None => self.running.push_back(Check::new(token, now, urgent, done)),
                 }
             }
+            Job::Scrub(tick) => {
+                if let Some(store) = self.store.upgrade() {
+                    self.scrub.take(&store, tick);
+                }
+            }
             Job::Save => {
                 if let Some(store) = self.store.upgrade() {
                     store.save_clock();
@@ -215,9 +238,15 @@ impl Thread {
         }
     }
 
-    /// Reads a piece of one check. Urgent checks go first.
+    /// Reads a piece of one check. Urgent checks go first, and the scrub last.
     fn turn(&mut self) {
-        let Some(store) = self.store.upgrade() else { return self.running.clear() };
+        let Some(store) = self.store.upgrade() else {
+            (self.running, self.scrub) = (VecDeque::new(), Scrubbing::default());
+            return;
+        };
+        if self.wait_for_checks() != Some(Duration::ZERO) {
+            return self.scrub.turn(&store);
+        }
         let at = self.running.iter().position(|check| check.urgent).unwrap_or(0);
         let Some(mut check) = self.running.remove(at) else { return };
         let before = check.bytes;

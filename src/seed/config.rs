@@ -17,6 +17,10 @@ pub struct StoreConfig {
     pub lease_default_s: u64,
     /// The longest lease that is granted, seconds; 0: any.
     pub lease_max_s: u64,
+    /// The time within which the scrub reads everything that is held, seconds; 0: it reads only when an operator asks for it.
+    pub scrub_s: u64,
+    /// The highest rate at which it reads, bytes a second; `None`: [`crate::limits::SCRUB_BYTES_PER_S`].
+    pub scrub_bytes_per_s: Option<u64>,
     /// The most files that the store may have open; `None`, and at most: [`STORE_FILES_LEN_MAX`].
     pub files_max: Option<u64>,
 }

@@ -4,11 +4,9 @@
 
 use super::disk::StoreDisk;
 use super::error::StoreError;
-use super::lease::Lease;
-use crate::limits::{CHECKS_FRESH_LEN_MAX, DAMAGE_LEN_MAX};
-use crate::token::AnyToken;
+use crate::limits::DAMAGE_LEN_MAX;
 use serde::Serialize;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,19 +22,22 @@ pub enum DamageOutcome {
     Mended,
     /// Its files were moved to `damaged`; it is no longer held.
     SetAside,
+    /// It was set aside earlier, and has been fetched again from another holder.
+    Refetched,
     /// It stays where it is: it could not be moved, or it can be used once its rights are corrected.
     Left,
 }
 
 impl DamageOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 3] = [Self::Mended, Self::SetAside, Self::Left];
+    pub const ALL: [Self; 4] = [Self::Mended, Self::SetAside, Self::Refetched, Self::Left];
 
     /// The name in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Mended => "mended",
             Self::SetAside => "set_aside",
+            Self::Refetched => "refetched",
             Self::Left => "left",
         }
     }
@@ -62,8 +63,13 @@ pub struct DamageState {
     pub mended: u64,
     /// Damage set aside since the start.
     pub set_aside: u64,
+    /// Payloads and sets fetched again since the start, after they were set aside.
+    pub refetched: u64,
     /// Damage left in place since the start.
     pub left: u64,
+    /// Payloads and sets that are not held because of damage, though a lease of them is not over: they are fetched again from a holder
+    /// that is known, or wait until they are put again.
+    pub lost: u64,
     /// The latest finds, at most [`DAMAGE_LEN_MAX`], the newest last.
     pub latest: VecDeque<Damaged>,
 }
@@ -74,6 +80,7 @@ impl DamageState {
         match outcome {
             DamageOutcome::Mended => self.mended,
             DamageOutcome::SetAside => self.set_aside,
+            DamageOutcome::Refetched => self.refetched,
             DamageOutcome::Left => self.left,
         }
     }
@@ -86,8 +93,6 @@ pub(super) struct Damage {
     disk: StoreDisk,
     writable: bool,
     state: DamageState,
-    /// The leases of payloads that are not held because they are damaged. A payload that is put again gets its lease back.
-    leases: HashMap<AnyToken, Vec<Lease>>,
 }
 
 impl Damage {
@@ -99,7 +104,7 @@ impl Damage {
             let path = dir.join(DAMAGED);
             tracing::warn!(files = aside, path = %path.display(), "damaged files of earlier runs are here: examine them, then remove them");
         }
-        Self { dir: dir.to_owned(), disk: disk.clone(), writable, state, leases: HashMap::default() }
+        Self { dir: dir.to_owned(), disk: disk.clone(), writable, state }
     }
 
     pub(super) fn state(&self) -> DamageState {
@@ -114,13 +119,15 @@ impl Damage {
             DamageOutcome::Mended => tracing::warn!(%name, %reason, "damage in the store, made whole again"),
             DamageOutcome::SetAside => {
                 let path = self.dir.join(DAMAGED);
-                tracing::error!(%name, %reason, path = %path.display(), "damage in the store, set aside: put it again");
+                tracing::error!(%name, %reason, path = %path.display(), "damage in the store, set aside: it is fetched from another holder, if one is known; otherwise put it again");
             }
+            DamageOutcome::Refetched => tracing::info!(%name, %reason, "damage in the store, fetched again"),
             DamageOutcome::Left => tracing::error!(%name, %reason, "damage in the store, left where it is"),
         }
         match outcome {
             DamageOutcome::Mended => self.state.mended += 1,
             DamageOutcome::SetAside => self.state.set_aside += 1,
+            DamageOutcome::Refetched => self.state.refetched += 1,
             DamageOutcome::Left => self.state.left += 1,
         }
         if self.state.latest.len() == DAMAGE_LEN_MAX {
@@ -169,22 +176,5 @@ impl Damage {
         self.disk.0.rename(path, &free).map_err(|e| StoreError::io("set aside", path, e))?;
         self.state.files_set_aside += 1;
         Ok(())
-    }
-
-    /// Remembers the leases of a payload that is no longer held because it is damaged.
-    pub(super) fn remember(&mut self, token: AnyToken, leases: Vec<Lease>) {
-        if self.leases.len() < CHECKS_FRESH_LEN_MAX {
-            self.leases.insert(token, leases);
-        }
-    }
-
-    /// The leases that a payload had when it was found damaged.
-    pub(super) fn leases_of(&self, token: &AnyToken) -> Vec<Lease> {
-        self.leases.get(token).cloned().unwrap_or_default()
-    }
-
-    /// Forgets a remembered lease: the payload is held again.
-    pub(super) fn forget(&mut self, token: &AnyToken) {
-        self.leases.remove(token);
     }
 }

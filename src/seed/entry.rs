@@ -120,6 +120,14 @@ fn take_lease(bytes: &mut &[u8], account: StoreAccount) -> Option<Lease> {
     Some(Lease { expires_s: (ends == 1).then_some(expires_s), owner, cached, clock })
 }
 
+/// Takes a lease behind its account, whose length is before it.
+pub(super) fn take_owned_lease(bytes: &mut &[u8]) -> Option<Lease> {
+    let [len] = take(bytes)?;
+    let (of, rest) = bytes.split_at_checked(len.into())?;
+    *bytes = rest;
+    take_lease(bytes, account(of)?)
+}
+
 /// The lease of a row behind the entry of `token`; `None` if the row is of another entry.
 pub(super) fn parse_lease(token: &AnyToken, (key, value): &(Vec<u8>, Vec<u8>)) -> Option<Lease> {
     let account = account(key.strip_prefix(&token.to_bytes()[..])?)?;
@@ -201,10 +209,7 @@ impl IndexEntry {
 
     pub(super) fn parse(mut bytes: &[u8]) -> Option<Self> {
         let bytes = &mut bytes;
-        let [len] = take(bytes)?;
-        let (of, rest) = bytes.split_at_checked(len.into())?;
-        *bytes = rest;
-        let lease = take_lease(bytes, account(of)?)?;
+        let lease = take_owned_lease(bytes)?;
         let others = take(bytes).map(u32::from_be_bytes)?;
         let (share, used) = (take_u64(bytes)?, take_u64(bytes)?);
         let body = match take(bytes)? {

@@ -171,7 +171,7 @@ impl Index {
     }
 
     /// The reverse.
-    fn as_row(&self, lease: Lease) -> Lease {
+    pub(super) fn as_row(&self, lease: Lease) -> Lease {
         let shift_s = self.shift_s(lease.clock);
         Lease { expires_s: lease.expires_s.map(|at| at.saturating_sub(shift_s)), ..lease }
     }

@@ -19,6 +19,7 @@ use super::lock::Lock;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet, PairsAt};
 use super::refusals::Refusals;
+use super::scrub::Scrub;
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{AnyToken, SetToken, Token, outboard_bytes};
 use std::fs;
@@ -49,6 +50,7 @@ pub(super) struct Inner {
     /// Held while removals are made durable, so that none counts as durable while another thread removes its files.
     pub(super) syncing_removals: Mutex<()>,
     pub(super) checks: Checks,
+    pub(super) scrub: Scrub,
     /// The files that readers have open.
     pub(super) files: Arc<OpenFiles>,
     /// One clone for each job of a thread that a request waits for: [`super::Store::requests_waiting`].
@@ -298,21 +300,15 @@ impl Inner {
 
     /// Drops a damaged holding, and the sets that hold nothing else, and sets their files aside.
     pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
-        let mut damaged = vec![*token];
         let row = self.row_as_file(token);
-        let leases = self.index().leases(token);
-        if self.index().remove(token).is_some() {
-            self.damage().remember(*token, leases);
-        }
+        self.lose(token);
+        let mut damaged = vec![*token];
         if let AnyToken::Content(payload) = token {
             damaged.extend(self.index().emptied_sets(payload).into_iter().map(AnyToken::from));
         }
         for (number, token) in damaged.into_iter().enumerate() {
             let mut reason = String::from(if number == 0 { reason } else { "its only payload is damaged" });
-            let leases = self.index().leases(&token);
-            if self.index().remove(&token).is_some() {
-                self.damage().remember(token, leases);
-            }
+            self.lose(&token);
             let mut paths: Vec<_> =
                 layout::kinds(&token).iter().map(|kind| self.file(&token, kind)).collect();
             match &row {
@@ -320,6 +316,19 @@ impl Inner {
                 Err(error) => reason = format!("{reason}; {error}"),
             }
             self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));
+        }
+    }
+
+    /// Takes a damaged holding out of the index, which remembers that it is missed.
+    fn lose(&self, token: &AnyToken) {
+        let mut index = self.index();
+        let leases = index.leases(token);
+        if let Some(entry) = index.remove(token) {
+            let lanes = match entry.body {
+                EntryBody::Payload { .. } => Lanes::NONE,
+                EntryBody::Set(set) => set.own,
+            };
+            index.note_lost(token, leases, lanes);
         }
     }
 

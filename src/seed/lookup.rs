@@ -36,7 +36,13 @@ fn refuse<T>(code: ErrorCode, reason: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal::Failure(ErrorRecord::new(code, 0, reason)))
 }
 
-fn not_kept<T>(token: AnyToken) -> Result<T, Refusal> {
+fn not_kept<T>(store: &Store, token: AnyToken) -> Result<T, Refusal> {
+    if store.is_lost(token) {
+        let reason = format!(
+            "{token} was damaged on the disk here and is set aside; put it again, or ask another holder"
+        );
+        return refuse(ErrorCode::NotFound, reason);
+    }
     refuse(ErrorCode::NotFound, format!("{token} is not kept here"))
 }
 
@@ -46,11 +52,11 @@ impl Lookup<'_> {
         match self.fetch.token {
             AnyToken::Content(token) => match store.get(&token)? {
                 Some(held) => self.of_payload(held, None),
-                None => not_kept(token.into()),
+                None => not_kept(store, token.into()),
             },
             AnyToken::Set(token) => match store.get_set(&token)? {
                 Some(set) => self.of_set(set),
-                None => not_kept(token.into()),
+                None => not_kept(store, token.into()),
             },
         }
     }

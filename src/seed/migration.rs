@@ -185,7 +185,7 @@ impl<'a> Migration<'a> {
         };
         let (lease, length) = self.lease(&token, found);
         if let Some(reason) = wrong(&payload, blob, length) {
-            self.store.damage().remember(token, vec![lease]);
+            self.store.index().note_lost(&token, vec![lease], Lanes::NONE);
             self.store.damage().set_aside(token, reason, found.paths());
             return Ok(());
         }

@@ -162,7 +162,8 @@ impl Seed {
             let reason = "MIRROR needs a peer with a certificate; connect with an identity";
             return self.refuse(port, request, ErrorCode::MirrorRefused, reason);
         }
-        let of_node = self.mirrors.values().filter(|mirroring| mirroring.lease.owner == node).count();
+        let asked = self.mirrors.iter().filter(|(request, _)| !request.is_own());
+        let of_node = asked.filter(|(_, mirroring)| mirroring.lease.owner == node).count();
         if of_node >= NODE_MIRRORS_LEN_MAX || self.mirrors.len() >= MIRRORS_LEN_MAX {
             self.parts.store.note_refused(StoreBound::Mirrors);
             return self.refuse(port, request, ErrorCode::Busy, "too many mirrors are on their way");
@@ -219,6 +220,9 @@ impl Seed {
             self.mirrors.remove(&request);
             match outcome {
                 MirrorOutcome::Written(writing) => self.commit(now, port, request, *writing),
+                MirrorOutcome::Failed(failure) if request.is_own() => {
+                    self.not_repaired(request, failure.reason());
+                }
                 MirrorOutcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
                 MirrorOutcome::Store(error) => self.refuse_store(port, request, &error),
                 MirrorOutcome::Going => {}

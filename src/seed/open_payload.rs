@@ -164,6 +164,14 @@ impl OpenPayload {
         self.blob.read(&self.disk, offset, out)
     }
 
+    /// Has the kernel forget these bytes of the payload, if it has read them.
+    pub(super) fn forget_cached(&self, offset: u64, len: usize) {
+        let BlobBytes::File(file) = &self.blob else { return };
+        let len = std::num::NonZeroU64::new(len as u64);
+        // What it does not forget takes memory until the kernel needs it.
+        let _ = file.with(|file| Ok(rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::DontNeed)?));
+    }
+
     /// The length of a part, bytes.
     pub(super) fn part_len(&self, part: PayloadPart) -> u64 {
         match part {

@@ -216,6 +216,7 @@ impl Seed {
             worked = true;
             self.putting.committing.remove(&request);
             match result {
+                Ok((_, bytes)) if request.is_own() => self.repaired(request, bytes),
                 Ok((token, bytes)) => {
                     self.send(port, Command::answer(request, Answer::Done(Done { bytes, token })))
                 }

@@ -142,6 +142,11 @@ impl BlockReader {
         self.shared.start(&mut self.shared.queue(), self.ring)
     }
 
+    /// Blocks that are being read for requests, or wait for it.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.shared.in_flight.load(Relaxed)
+    }
+
     pub(super) fn state(&self) -> ReadState {
         let shared = &self.shared;
         ReadState {

@@ -23,8 +23,8 @@ use super::check::CheckResult;
 use super::checks::{CheckState, Checks, Urgency};
 use super::commit::Commits;
 use super::config::StoreConfig;
-use super::damage::{Damage, DamageState};
-use super::database::Rows;
+use super::damage::{Damage, DamageOutcome, DamageState};
+use super::database::{DATABASE, Rows};
 use super::disk::{Disk, MachineDisk, StoreDisk};
 use super::error::StoreError;
 use super::holdings::{Census, Holding, HoldingChanges};
@@ -37,6 +37,7 @@ use super::migration::Migration;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
 use super::refusals::{Refusals, StoreBound};
+use super::scrub::Scrub;
 use super::writing::{PayloadWriter, SetWriter};
 use super::{recovery, saved_time};
 use crate::limits::STORE_BATCH_LEN;
@@ -107,6 +108,7 @@ impl Store {
         let clock = saved_time::clock(&dir);
         let rows = Rows::open(&dir, &disk, read_only.is_none())?;
         let index = Index::new(config, Blocks::of_disk(&dir), rows, clock.shifts.clone());
+        let scrub = Scrub::of(&index);
         let inner = Inner {
             dir,
             disk,
@@ -120,6 +122,7 @@ impl Store {
             damage: Mutex::new(damage),
             syncing_removals: Mutex::default(),
             checks: Checks::default(),
+            scrub,
             files: Arc::new(OpenFiles::new(config.files().read)),
             waits: Arc::default(),
             ended: AtomicU64::new(0),
@@ -279,9 +282,24 @@ impl Store {
         self.inner.ended.load(Relaxed)
     }
 
+    /// Leases that are over at `by_s` by the clock of now, as far as `len` of them.
+    pub fn leases_due(&self, by_s: u64, len: usize) -> usize {
+        self.inner.index().expired(by_s, len).len()
+    }
+
+    /// Bytes of the file of the store's database.
+    pub fn database_bytes(&self) -> u64 {
+        fs::metadata(self.inner.dir.join(DATABASE)).map_or(0, |file| file.len())
+    }
+
     /// The damage that the store knows of.
     pub fn damage(&self) -> DamageState {
-        self.inner.damage().state()
+        DamageState { lost: self.inner.index().lost_len(), ..self.inner.damage().state() }
+    }
+
+    /// Logs and counts what became of damage.
+    pub(super) fn note_damage(&self, token: AnyToken, reason: impl Into<String>, outcome: DamageOutcome) {
+        self.inner.damage().note(token, reason, outcome);
     }
 
     /// Reads a holding on another thread, and compares it with its token; `done` is called there with the result. A payload

@@ -25,6 +25,7 @@ pub(super) struct Verify {
     decoder: VerifiedDecoder,
     batch: Vec<EncodedPiece>,
     buffer: Vec<u8>,
+    past_cache: bool,
 }
 
 impl Verify {
@@ -34,7 +35,12 @@ impl Verify {
         let decoder = VerifiedDecoder::new(held.token(), held.length(), selection.clone())?;
         let encoder =
             VerifiedEncoder::new(held.outboard().clone(), selection).map_err(VerifyError::Ranges)?;
-        Ok(Self { held, encoder, decoder, batch: Vec::new(), buffer: Vec::new() })
+        Ok(Self { held, encoder, decoder, batch: Vec::new(), buffer: Vec::new(), past_cache: false })
+    }
+
+    /// Has the kernel forget what was read: it is not read again soon.
+    pub(super) fn past_cache(self) -> Self {
+        Self { past_cache: true, ..self }
     }
 
     /// Reads about `bytes_max` more. At the end returns whether all of it matches the token.
@@ -54,7 +60,12 @@ impl Verify {
                 EncodedPiece::Data { offset, len } => {
                     self.buffer.resize(len, 0);
                     match self.held.read(offset, &mut self.buffer) {
-                        Ok(()) => self.decoder.push(&self.buffer),
+                        Ok(()) => {
+                            if self.past_cache {
+                                self.held.forget_cached(offset, len);
+                            }
+                            self.decoder.push(&self.buffer)
+                        }
                         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                             return Ok(Read::End(false));
                         }

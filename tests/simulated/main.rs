@@ -31,6 +31,7 @@ mod pressure;
 mod ranges;
 mod refusals;
 mod rights;
+mod scrub;
 mod seats;
 mod silence;
 mod skew;

@@ -19,8 +19,8 @@ const MUTUAL: &[(&[&str], &str)] = &[
         "a call carries the handle's half of a fetch, and the fetch gives calls",
     ),
     (
-        &["seed::check", "seed::checks", "seed::inner"],
-        "the store owns its checks, and a check reads and changes the store",
+        &["seed::check", "seed::checks", "seed::inner", "seed::scrub"],
+        "the store owns its checks and its scrub, and a check reads and changes the store",
     ),
     (
         &[

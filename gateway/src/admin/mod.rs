@@ -8,10 +8,12 @@ mod json;
 mod listener;
 mod metrics;
 mod places;
+mod recent;
 mod screen;
 mod source;
 mod status;
 pub mod store;
+mod store_metrics;
 pub mod text;
 mod token;
 pub mod top;
@@ -25,9 +27,9 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::{RawQuery, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ORIGIN, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
@@ -173,11 +175,13 @@ fn router(served: Served) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/recent", get(recent))
         .route("/debug/connections", get(connections))
         .route("/store/list", get(store_list))
         .route("/store/stat", get(store_stat))
         .route("/store/usage", get(store_usage))
         .route("/store/remove", post(store_remove))
+        .route("/store/scrub", post(scrub))
         .route_layer(from_fn_with_state(served.clone(), guard));
     Router::new()
         .route("/", get(page))
@@ -243,6 +247,24 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
 
 async fn status(State(served): State<Served>) -> Response {
     json(&status::Status::of(&served.source))
+}
+
+/// Has the store read as a whole. A page of another origin cannot ask for it: browsers name the origin of each POST.
+async fn scrub(State(served): State<Served>, headers: HeaderMap) -> Response {
+    if headers.contains_key(ORIGIN) {
+        return (StatusCode::FORBIDDEN, "no web page may ask for this\n").into_response();
+    }
+    match &served.source.store {
+        Some(store) => {
+            store.scrub_now();
+            json(&store.scrub_state())
+        }
+        None => (StatusCode::NOT_FOUND, "this gateway has no store\n").into_response(),
+    }
+}
+
+async fn recent(State(served): State<Served>) -> Response {
+    json(&served.source.recent.view())
 }
 
 async fn connections(State(served): State<Served>) -> Response {

@@ -1,5 +1,6 @@
 //! The data of the endpoint: handles on the workers' statuses, and values that need several samples.
 
+use super::recent::Recent;
 use crate::dates::out_of_dates;
 use crate::panics;
 use crate::reloads::Reloads;
@@ -63,6 +64,7 @@ pub struct AdminSource {
     pub(super) started: SystemTime,
     facts: RwLock<Facts>,
     watched: Vec<Watched>,
+    pub(super) recent: Recent,
     probing: AtomicBool,
     probed: Mutex<(Instant, Result<(), String>)>,
 }
@@ -123,6 +125,7 @@ impl AdminSource {
             memory,
             tap,
             reloads,
+            recent: Recent::default(),
             memory_seen: Mutex::default(),
             started: SystemTime::now(),
             facts: RwLock::new(facts),
@@ -152,6 +155,7 @@ impl AdminSource {
 
     /// Samples the workers' progress. Called once a second.
     pub(super) fn tick(&self) {
+        self.recent.tick(&self.statuses);
         for (status, watched) in self.statuses.iter().zip(&self.watched) {
             let counters = &status.counters;
             let polls = counters.get(Counter::EmptyPolls).wrapping_add(counters.get(Counter::BusyPolls));

@@ -10,9 +10,12 @@ use stoq::network::OpenPort;
 use stoq::nic::Offloads;
 use stoq::nic::interface::{Interface, InterfaceView};
 use stoq::rights::{Grant, MessageQueues, Right};
-use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats, ReadState};
+use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats, ReadState, ScrubState};
 use stoq::send_limit::LimitTimes;
 use stoq::tls::NodeId;
+
+/// Leases that end soon, as far as they are counted.
+const LEASES_TOLD_LEN_MAX: usize = 256;
 
 /// The object that `/status` gives.
 #[derive(Debug, Serialize)]
@@ -114,10 +117,16 @@ struct StoreRow {
     capacity_bytes: Option<u64>,
     #[serde(flatten)]
     census: Census,
+    /// Leases that end within an hour, and within a day; at most [`LEASES_TOLD_LEN_MAX`] of each are counted.
+    leases_in_hour: usize,
+    leases_in_day: usize,
     /// Payloads and sets removed since the start because their leases had expired.
     leases_ended: u64,
+    /// Bytes of the store's database.
+    database_bytes: u64,
     clock: ClockState,
     checks: CheckState,
+    scrub: ScrubState,
     damage: DamageState,
     memory: Option<MemoryStats>,
     /// How blocks that are not in memory are read.
@@ -239,9 +248,13 @@ fn kept(source: &AdminSource) -> Option<StoreRow> {
         reason,
         capacity_bytes: store.capacity_bytes(),
         census: store.census(),
+        leases_in_hour: store.leases_due(unix_s() + 3_600, LEASES_TOLD_LEN_MAX),
+        leases_in_day: store.leases_due(unix_s() + 86_400, LEASES_TOLD_LEN_MAX),
         leases_ended: store.ended(),
+        database_bytes: store.database_bytes(),
         clock: store.clock_state(),
         checks: store.checks(),
+        scrub: store.scrub_state(),
         damage: store.damage(),
         memory: source.memory(),
         reads: store.reads(),

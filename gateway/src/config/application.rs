@@ -5,7 +5,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::path::PathBuf;
 use stoq::application::Placement;
-use stoq::limits::{NODE_ENTRIES_LEN, STORE_ENTRIES_LEN};
+use stoq::limits::{NODE_ENTRIES_LEN, SCRUB_BYTES_PER_S, SCRUB_S, STORE_ENTRIES_LEN};
 
 /// One application of a gateway.
 #[derive(Clone, Debug, Serialize)]
@@ -89,6 +89,12 @@ pub struct SeedConfig {
     /// The longest lease, seconds; 0: as requested.
     #[serde(default)]
     pub lease_max_s: u64,
+    /// Days within which everything held is read and compared with its token; 0: only when an operator asks for it.
+    #[serde(default = "default_scrub_days")]
+    pub scrub_days: u64,
+    /// The highest rate at which that is read, bytes a second.
+    #[serde(default = "default_scrub_bytes_per_s")]
+    pub scrub_bytes_per_s: u64,
     /// Bytes of memory for hot payloads, in huge pages where they are reserved.
     #[serde(default = "default_memory_bytes")]
     pub memory_bytes: u64,
@@ -108,6 +114,12 @@ impl<'de> Deserialize<'de> for ApplicationConfig {
 
 fn default_memory_bytes() -> u64 {
     512 << 20
+}
+fn default_scrub_days() -> u64 {
+    SCRUB_S / 86_400
+}
+fn default_scrub_bytes_per_s() -> u64 {
+    SCRUB_BYTES_PER_S
 }
 fn default_capacity_entries() -> u64 {
     STORE_ENTRIES_LEN

@@ -3,9 +3,9 @@
 use super::{Range, whole};
 use stoq::limits::{
     CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX,
-    PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SPAN_S_MAX, STORE_BYTES_MAX,
-    STORE_ENTRIES_LEN_MAX, VERIFY_THREADS_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX,
-    WINDOW_BYTES_MIN, WORKERS_MAX,
+    PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SCRUB_BYTES_PER_S_MAX,
+    SCRUB_BYTES_PER_S_MIN, SCRUB_S_MAX, SPAN_S_MAX, STORE_BYTES_MAX, STORE_ENTRIES_LEN_MAX,
+    VERIFY_THREADS_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
 };
 use toml::Value;
 
@@ -196,6 +196,21 @@ pub const KEYS: &[Range] = &[
     whole("application.quota_bytes", (16_384, STORE_BYTES_MAX), "bytes", "hardly a payload fits", STORE),
     whole("application.capacity_entries", (16, STORE_ENTRIES_LEN_MAX), "", "hardly a payload fits", ENTRIES),
     whole("application.quota_entries", (16, STORE_ENTRIES_LEN_MAX), "", "hardly a payload fits", ENTRIES),
+    whole(
+        "application.scrub_days",
+        (1, SCRUB_S_MAX / 86_400),
+        "days",
+        "a time is not negative",
+        "bytes rot for ten years before they are read",
+    )
+    .or_zero_for("only when asked"),
+    whole(
+        "application.scrub_bytes_per_s",
+        (SCRUB_BYTES_PER_S_MIN, SCRUB_BYTES_PER_S_MAX),
+        "bytes a second",
+        "a terabyte would take longer than eleven days",
+        "no disk is faster",
+    ),
     whole(
         "application.lease_default_s",
         (10, LEASE_S_MAX),

@@ -419,7 +419,7 @@ fn an_endpoint_without_a_token_answers_to_known_names_alone() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     };
-    for path in ["/status", "/metrics", "/debug/connections"] {
+    for path in ["/status", "/recent", "/metrics", "/debug/connections"] {
         for host in [at.as_str(), "localhost:9464", "gateway.example"] {
             assert!(asked(host, path).starts_with("HTTP/1.1 200"), "{host}{path}");
         }

@@ -25,6 +25,7 @@ mod refusals;
 mod reload;
 mod rights;
 mod routes;
+mod scrub;
 mod secrets;
 mod shipped;
 mod shortage;

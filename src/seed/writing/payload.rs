@@ -166,7 +166,7 @@ impl PayloadWriter {
     /// Inserts the payload with its lease, and with those that it had before it was damaged.
     fn grant(&mut self, length: u64, place: PayloadPlace) {
         let any = AnyToken::from(self.token);
-        let earlier = self.store.damage().leases_of(&any);
+        let earlier = self.store.index().lost(&any).map_or(Vec::new(), |lost| lost.leases);
         let asked = self.store.granted(self.lease);
         let same = earlier.iter().find(|held| StoreAccount::of(held) == StoreAccount::of(&asked));
         let lease = match same {
@@ -179,8 +179,8 @@ impl PayloadWriter {
             let bytes = index.blocks.payload(length, place);
             let leases = earlier.into_iter().chain([lease]);
             leases.for_each(|lease| index.insert(any, lease, bytes, EntryBody::Payload { length, place }));
+            index.forget_lost(&any);
         }
-        self.store.damage().forget(&any);
     }
 }
 

@@ -315,7 +315,7 @@ impl SetWriter {
         }
         let asked = self.store.granted(self.lease);
         // The set relies on its blobs: they have all leases that it has.
-        let mut leases = self.store.damage().leases_of(&any);
+        let mut leases = self.store.index().lost(&any).map_or(Vec::new(), |lost| lost.leases);
         leases.extend(self.store.index().leases(&any));
         leases.push(self.store.to_grant(&any, asked));
         for (blob, _) in whole_blobs {
@@ -349,8 +349,11 @@ impl SetWriter {
         for lease in leases {
             index.insert(any, lease, bytes, EntryBody::Set(body));
         }
+        index.forget_lost_lanes(&any, own.union(whole));
+        for part in &promoted {
+            index.forget_lost(&part.token.into());
+        }
         drop(index);
-        self.store.damage().forget(&any);
         Ok(())
     }
 
