@@ -69,7 +69,7 @@ fn two_owners_list_renew_and_remove_each_their_own() {
     assert_eq!(tokens(&of_other), sorted([b.clone(), c.clone()]));
     assert_eq!(of_other[0]["owners"][0]["node"].as_str(), Some(other_node.as_str()));
     let ending = lines(site.client("list").args(["--all", "--ends-within", "1d", "--json"]));
-    assert_eq!(tokens(&ending), [a.clone()]);
+    assert_eq!(tokens(&ending), [a.as_str()]);
     assert!(tokens(&lines(site.client("list").args(["--min-size", "20001", "--json"]))).is_empty());
 
     // One entry at a time, each list beginning where the last one ended.
@@ -122,7 +122,7 @@ fn a_client_without_a_certificate_and_one_without_the_right_are_told_why_they_ge
     let _gateway = site.start();
     let (path, token) = site.file("file", 100);
     run(site.client("put").arg(&path), 0);
-    assert_eq!(tokens(&lines(site.client("list").arg("--json"))), [token.clone()]);
+    assert_eq!(tokens(&lines(site.client("list").arg("--json"))), [token.as_str()]);
     for (tool, more, right) in [
         ("list", &["--all"][..], "list"),
         ("stat", &[&token, "--all"], "list"),
@@ -184,7 +184,7 @@ fn an_operator_sees_and_removes_what_a_running_gateway_and_a_stopped_one_keep() 
     assert!(stderr.contains("nothing of it is kept for this owner"), "{stderr}");
     run(store(&config, "remove").arg(&b), 0);
     let _gateway = site.start();
-    assert_eq!(tokens(&lines(site.client("list").arg("--json"))), [a.clone()]);
+    assert_eq!(tokens(&lines(site.client("list").arg("--json"))), [a.as_str()]);
     run(store(&config, "remove").args([&a, &c]), 0);
     assert!(site.kept().0.is_empty());
     run(site.client("get").arg(&a).arg("-o").arg(site.path("gone")), 1);
@@ -211,7 +211,7 @@ fn a_store_that_cannot_be_asked_or_opened_is_told_with_the_fix() {
     let config = site.configure();
     let (path, token) = site.file("file", 100);
     run(site.client("put").arg(&path), 0);
-    assert_eq!(tokens(&lines(store(&config, "list").arg("--json"))), [token.clone()]);
+    assert_eq!(tokens(&lines(store(&config, "list").arg("--json"))), [token.as_str()]);
     let (_, stderr) = run(store(&config, "remove").arg(&token), 1);
     let refused = "the admin endpoint gives status 403: an endpoint without a token removes nothing";
     assert!(stderr.contains(refused), "{stderr}");
