@@ -11,9 +11,11 @@ local TYPES = {
     [0x01] = "SETTINGS", [0x03] = "HAVE", [0x05] = "GOAWAY", [0x07] = "MESSAGE", [0x09] = "HOP", [0x0b] = "PUT",
     [0x0d] = "FETCH", [0x0f] = "MIRROR", [0x11] = "LOCATE", [0x13] = "OK", [0x15] = "HOLDERS", [0x17] = "DONE",
     [0x19] = "ERROR", [0x1b] = "CONTINUATION", [0x1c] = "WORKING",
+    [0x1d] = "LIST", [0x1f] = "STAT", [0x23] = "REMOVE", [0x25] = "RENEW", [0x27] = "LISTED",
 }
 local SETTINGS = {
     [1] = "max_record", [2] = "max_hops", [3] = "max_ranges", [4] = "max_inflight", [5] = "roles", [6] = "continued",
+    [7] = "leases",
 }
 local CODES = {
     [0x00] = "none", [0x01] = "internal", [0x02] = "malformed", [0x03] = "limit", [0x04] = "unknown record",
@@ -23,7 +25,10 @@ local CODES = {
     [0x15] = "upstream failed", [0x16] = "mirror refused",
 }
 local COVERAGES = { [0] = "nothing", [1] = "all of it", [2] = "some lanes" }
-local REQUESTS = { PUT = true, FETCH = true, MIRROR = true, LOCATE = true }
+local REQUESTS = {
+    PUT = true, FETCH = true, MIRROR = true, LOCATE = true, LIST = true, STAT = true, REMOVE = true, RENEW = true,
+}
+local OWNERS = { [0] = "nodes without a certificate", [1] = "a node", [2] = "none: it passed through" }
 
 local field = {
     kind = ProtoField.uint32("stoq.type", "Type", base.HEX, TYPES),
@@ -57,6 +62,13 @@ local field = {
     reason = ProtoField.string("stoq.error.reason", "Reason"),
     stream = ProtoField.uint64("stoq.continuation.stream", "Stream"),
     expires = ProtoField.uint64("stoq.holder.expires_s", "Kept for, seconds"),
+    owner = ProtoField.uint8("stoq.lease.owner", "Owner of the lease", base.DEC, OWNERS),
+    length_min = ProtoField.uint64("stoq.list.length_min", "At least this long, bytes"),
+    length_max = ProtoField.uint64("stoq.list.length_max", "At most this long, bytes"),
+    ends = ProtoField.uint64("stoq.list.ends_s", "Ends within, seconds"),
+    wanted = ProtoField.uint64("stoq.list.n", "Most entries"),
+    stored = ProtoField.uint64("stoq.listed.stored", "Disk, bytes"),
+    leases = ProtoField.uint64("stoq.listed.leases", "Leases"),
 }
 local list = {}
 for _, each in pairs(field) do list[#list + 1] = each end
@@ -127,6 +139,10 @@ function Body:covered()
     if self:fixed(field.coverage, 1):uint() == 2 then self:some_lanes() end
 end
 
+function Body:owned()
+    if self:fixed(field.owner, 1):uint() == 1 then self:fixed(field.node, 32) end
+end
+
 function Body:described()
     local len = self:integer(nil)
     if len > 0 then self:fixed(field.descriptor, len) end
@@ -194,6 +210,38 @@ local READ = {
         body:nodes(body:integer(nil))
     end,
     LOCATE = function(body) body:fixed(field.token, 33) end,
+    LIST = function(body)
+        local flags = body:fixed(field.flags, 1):uint()
+        if has(flags, 2) then body:fixed(field.token, 33) end
+        if has(flags, 4) then body:owned() end
+        body:integer(field.length_min)
+        body:integer(field.length_max)
+        body:integer(field.ends)
+        body:integer(field.wanted)
+    end,
+    STAT = function(body)
+        body:fixed(field.flags, 1)
+        body:fixed(field.token, 33)
+    end,
+    REMOVE = function(body) body:fixed(field.token, 33) end,
+    RENEW = function(body)
+        body:fixed(field.token, 33)
+        body:integer(field.lease)
+    end,
+    LISTED = function(body)
+        if has(body:fixed(field.flags, 1):uint(), 1) then body:fixed(field.token, 33) end
+        for _ = 1, body:integer(nil) do
+            body:fixed(field.token, 33)
+            body:covered()
+            body:integer(field.size)
+            body:integer(field.stored)
+            body:integer(field.leases)
+            for _ = 1, body:integer(nil) do
+                body:owned()
+                body:integer(field.expires)
+            end
+        end
+    end,
     OK = function(body)
         body:integer(field.size)
         body:described()

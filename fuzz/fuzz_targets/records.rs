@@ -11,7 +11,8 @@ use std::fmt::Debug;
 use stoq::limits::REASON_BYTES_MAX;
 use stoq::record::{
     Continuation, Done, ErrorCode, ErrorRecord, Fetch, GoAway, Have, Holders, Hop, List, Listed, Locate,
-    MessageHeader, Mirror, OkRecord, Payload, Put, Record, RecordReader, RecordType, Remove, Renew, Settings, Stat,
+    MessageHeader, Mirror, OkRecord, Payload, Put, Record, RecordReader, RecordType, Remove, Renew, Settings,
+    Stat,
 };
 
 /// What one stream gives: its records, then how it ends.

@@ -222,7 +222,7 @@ mod tests {
         let node = NodeId([7; 32]);
         assert_eq!(node.to_string().parse(), Ok(HolderName(LeaseHolder::Node(node))));
         assert_eq!("cache".parse(), Ok(HolderName(LeaseHolder::Cache)));
-        assert!("someone".parse::<HolderName>().unwrap_err().contains("give a node ID"));
+        assert!("me".parse::<HolderName>().unwrap_err().contains("give a node ID"));
     }
 
     #[test]

@@ -170,7 +170,9 @@ fn read(code: u16, body: &str) -> anyhow::Result<Value> {
     let told = || PeerText::from(body.trim());
     match code {
         200 => serde_json::from_str(body).context("the admin endpoint's answer is no JSON"),
-        404 if body.trim().is_empty() => Err(anyhow!("the gateway is of a version without lists; update it")),
+        404 if body.trim().is_empty() => {
+            Err(anyhow!("the gateway is of a version without lists; upgrade it"))
+        }
         401 => Err(anyhow!(
             "the admin endpoint wants a token: give [admin] of this file the gateway's token_file"
         )),
@@ -269,7 +271,7 @@ impl StoreRemoveArgs {
                 .ask("remove", &query, |store, query| store::remove(store, query).map(|(value, _)| value))?;
             if removed["found"] != json!(true) {
                 let whose = if self.owner.is_some() { " for this owner" } else { "" };
-                bail!("{token}: the store does not keep it{whose}");
+                bail!("{token}: nothing of it is kept{whose}");
             }
             if self.options.json {
                 output::line(removed)?;

@@ -59,7 +59,7 @@ impl From<StoreAccount> for LeaseHolder {
 
 /// The leases of an entry that an answer shows.
 #[derive(Clone, Copy)]
-struct Shown {
+struct ShownLeases {
     /// Only an entry with a lease of this account, and only that lease.
     only: Option<StoreAccount>,
     /// Only entries with a lease of this account, and every lease.
@@ -67,7 +67,7 @@ struct Shown {
     len_max: usize,
 }
 
-impl Shown {
+impl ShownLeases {
     fn of(scope: LeaseScope, own: LeaseHolder, with: Option<LeaseHolder>, len_max: usize) -> Self {
         let only = (scope == LeaseScope::Own).then(|| own.into());
         Self { only, with: with.map(StoreAccount::from), len_max }
@@ -109,7 +109,7 @@ impl Index {
         &self,
         token: AnyToken,
         entry: &IndexEntry,
-        shown: Shown,
+        shown: ShownLeases,
         now_s: u64,
     ) -> Option<(ListedEntry, Lease)> {
         let by = shown.only.or(shown.with);
@@ -217,7 +217,7 @@ impl Store {
     /// A page of the holdings, in the order of their tokens. `own` is the asker. A page looks at no more than [`LIST_LOOKS_LEN_MAX`] entries, and
     /// holds the store's lock for [`LIST_BATCH_LEN`] of them at a time. An entry that is held all the while is in exactly one page.
     pub fn list_page(&self, list: &List, own: LeaseHolder, now_s: u64) -> Listed {
-        let shown = Shown::of(list.scope, own, list.holder, LIST_LEASES_LEN_MAX);
+        let shown = ShownLeases::of(list.scope, own, list.holder, LIST_LEASES_LEN_MAX);
         let len_max = match usize::try_from(list.entries_max).unwrap_or(usize::MAX) {
             0 => LISTED_LEN_MAX,
             len => len.min(LISTED_LEN_MAX),
@@ -263,7 +263,7 @@ impl Store {
     ) -> Option<ListedEntry> {
         let (token, index) = (token.into(), self.inner.index());
         let entry = index.get(&token)?;
-        let shown = Shown::of(scope, own, None, LISTED_LEASES_LEN_MAX);
+        let shown = ShownLeases::of(scope, own, None, LISTED_LEASES_LEN_MAX);
         index.listed(token, &entry, shown, now_s).map(|(listed, _)| listed)
     }
 

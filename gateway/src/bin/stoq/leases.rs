@@ -65,7 +65,7 @@ fn explained(error: ClientError) -> anyhow::Error {
     };
     let error = anyhow::Error::new(error);
     match code {
-        Some(ErrorCode::UnknownRecord) => error.context("this gateway has no lists; update it"),
+        Some(ErrorCode::UnknownRecord) => error.context("this gateway has no lists; upgrade it"),
         _ => error,
     }
 }
