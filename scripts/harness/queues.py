@@ -26,7 +26,7 @@ SKEW_MAX = 0.1
 #: knows late, and 38 of 64 connections were seen to stay.
 SHARE_MIN = 0.35
 #: Puts of a drain at most, and the bytes by which one shows.
-DRAINED_MAX, BEGUN_BYTES = 8, 1 << 16
+DRAINED_MAX, BEGUN_BYTES = 4, 1 << 16
 #: How fast the clients send, bits a second: slower than any machine, so that packets are not lost and a transfer lasts for what happens in it.
 RATE_MOVING, RATE_SPREAD, RATE_DRAINING = 40_000_000, 1_000_000, 2_000_000
 
@@ -197,6 +197,8 @@ class Queues:
         and gives, once it has, what each worker counted."""
         names = ("connections_opened", "verified_bytes")
         before = {name: self.counts(name) for name in names}
+        # Before there are packets of puts, which would hide the probes.
+        ports = [self.port_to(number % 2) for number in range(DRAINED_MAX)]
         late, running = self.client(), []
 
         def goes_on():
@@ -209,7 +211,7 @@ class Queues:
         opened = [0, 0]
         while min(opened) == 0:
             ensure(len(running) < DRAINED_MAX, "one worker has all the puts")
-            client = self.client(self.port_to(len(running) % 2))
+            client = self.client(ports[len(running)])
             running.append(client("put", self.new_file(4 / self.scale), "--rate", RATE_DRAINING))
             opened = wait_until("the put goes on", goes_on)
         with ThreadPoolExecutor(1) as pool:
