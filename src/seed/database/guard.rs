@@ -41,7 +41,11 @@ impl GuardedDatabase {
 impl Drop for GuardedDatabase {
     fn drop(&mut self) {
         let database = self.0.take();
-        if let Err(error) = guarded(|| Ok(drop(database))) {
+        let close = || {
+            drop(database);
+            Ok(())
+        };
+        if let Err(error) = guarded(close) {
             tracing::error!(%error, "the store's database cannot be closed as it should be");
         }
     }
