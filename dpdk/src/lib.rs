@@ -5,7 +5,7 @@
 //!                      │            │
 //!                   RxBatch     frames written in place, pending until the device takes them
 //! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for data that outlives a packet
-//! SlabPool ──▶ SlabBlock ──▶ Bytes                    huge pages for data that outlives a packet
+//! ```
 //!
 //! Ownership is the type. A received batch frees its mbufs once, when it is dropped. A queue may move to
 //! another thread but is never shared ([`Send`], not [`Sync`]). Ports close after their queues, and DPDK's
@@ -21,6 +21,7 @@ mod pci;
 mod plug_in;
 mod pool;
 mod port;
+mod prefetch;
 mod queue;
 mod ring;
 mod rss;
@@ -32,6 +33,7 @@ pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread, log_
 pub use error::DpdkError;
 pub use pair::QueuePair;
 pub use port::Port;
+pub use prefetch::prefetch;
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
 pub use ring::{RING_LEN, RxInlet, RxRing, TxFeeder, TxRing};
 pub use settings::{

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
+/// Its hash pairs are a file, not a row of the database.
+const PAYLOAD_BYTES: usize = 1_100_000;
 const EVERY_S: u64 = 8_000;
 const START_S: u64 = 2_000_000_000;
 
@@ -87,7 +89,7 @@ impl Scrubbed {
     }
 
     fn put(&self, len: usize) -> Vec<Vec<u8>> {
-        let payloads: Vec<_> = (0..len as u8).map(|number| vec![number; 300_000]).collect();
+        let payloads: Vec<_> = (0..len as u8).map(|number| vec![number; PAYLOAD_BYTES]).collect();
         payloads.iter().for_each(|data| {
             put(self.store(), data);
         });
@@ -116,7 +118,7 @@ fn each_kind_of_damage_is_found_within_the_time_of_the_scrub() {
     flip(&file(dir, &payloads[0], "blob"));
     flip(&file(dir, &payloads[1], "obao"));
     fs::remove_file(file(dir, &payloads[2], "blob")).unwrap();
-    File::options().write(true).open(file(dir, &payloads[3], "blob")).unwrap().set_len(299_999).unwrap();
+    File::options().write(true).open(file(dir, &payloads[3], "blob")).unwrap().set_len(PAYLOAD_BYTES as u64 - 1).unwrap();
     fs::remove_file(file(dir, &payloads[4], "obao")).unwrap();
     scrubbed.pass(EVERY_S);
     let damage = scrubbed.store().damage();
@@ -154,7 +156,7 @@ fn a_pass_is_spread_over_its_time_and_the_next_begins_after_it() {
     let last = state.last.expect("a pass is over");
     assert_eq!((state.passes, last.tally.checked, last.tally.damaged), (1, 64, 0));
     assert!(last.ended_s - last.began_s <= span_s(EVERY_S) + 20, "{last:?}");
-    assert!(last.tally.bytes >= 64 * 300_000);
+    assert!(last.tally.bytes >= 64 * PAYLOAD_BYTES as u64);
     scrubbed.pass(EVERY_S);
     assert_eq!(scrubbed.store().scrub_state().passes, 2);
     // A clock that is set back delays nothing.
