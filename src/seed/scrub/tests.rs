@@ -118,7 +118,12 @@ fn each_kind_of_damage_is_found_within_the_time_of_the_scrub() {
     flip(&file(dir, &payloads[0], "blob"));
     flip(&file(dir, &payloads[1], "obao"));
     fs::remove_file(file(dir, &payloads[2], "blob")).unwrap();
-    File::options().write(true).open(file(dir, &payloads[3], "blob")).unwrap().set_len(PAYLOAD_BYTES as u64 - 1).unwrap();
+    File::options()
+        .write(true)
+        .open(file(dir, &payloads[3], "blob"))
+        .unwrap()
+        .set_len(PAYLOAD_BYTES as u64 - 1)
+        .unwrap();
     fs::remove_file(file(dir, &payloads[4], "obao")).unwrap();
     scrubbed.pass(EVERY_S);
     let damage = scrubbed.store().damage();
