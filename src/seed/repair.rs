@@ -53,8 +53,8 @@ impl Seed {
             let holds = |coverage: &Coverage| match coverage {
                 Coverage::All => true,
                 Coverage::Lanes(lanes) => {
-                    matches!(token, AnyToken::Set(_)) && !lanes.intersection(lost.lanes).is_empty()
-                        || matches!(token, AnyToken::Set(_)) && lost.lanes.is_empty()
+                    let lacks = lost.lanes.is_empty() || !lanes.intersection(lost.lanes).is_empty();
+                    lacks && matches!(token, AnyToken::Set(_))
                 }
                 Coverage::None => false,
             };
