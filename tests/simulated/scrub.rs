@@ -27,6 +27,11 @@ fn flip(world: &World) {
     fs::write(path, bytes).unwrap();
 }
 
+/// Lets a whole time of the scrub pass, in steps: between two of them the world waits for what the scrub reads.
+fn pass(world: &mut World) {
+    (0..=EVERY_S / 100).for_each(|_| world.pass(Duration::from_secs(100)));
+}
+
 #[track_caller]
 fn fetch(world: &mut World, peer: &Peer, token: Token) -> End {
     let request = world.caller(peer).fetch(peer, token, Ranges::all());
@@ -43,7 +48,7 @@ fn a_rotten_payload_is_fetched_from_a_peer_gateway_and_served_again() {
     let token = put_by(&mut world, &peers[1], &[1], &data);
     put_by(&mut world, &peers[0], &[0], &data);
     flip(&world);
-    world.pass(Duration::from_secs(EVERY_S));
+    pass(&mut world);
     let damage = world.store.damage();
     assert_eq!((damage.set_aside, damage.refetched, damage.lost), (1, 1, 0), "{damage:#?}");
     let peer = world.connect(0, gateway_v4());
@@ -57,9 +62,10 @@ fn a_rotten_payload_without_another_holder_is_refused_with_the_reason_until_it_i
     let mut world = scrubbed(1);
     let peer = world.connect(0, gateway_v4());
     let data = payload(1_500_000);
-    let token = world.put(&peer, &data);
+    // Its lease outlasts the pass.
+    let token = put_by(&mut world, &peer, &[0], &data);
     flip(&world);
-    world.pass(Duration::from_secs(EVERY_S));
+    pass(&mut world);
     let damage = world.store.damage();
     assert_eq!((damage.set_aside, damage.refetched, damage.lost), (1, 0, 1), "{damage:#?}");
     let peer = world.connect(0, gateway_v4());
