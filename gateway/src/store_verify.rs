@@ -167,8 +167,13 @@ impl StoreVerifyArgs {
             }
             output::line(text(tally))?;
         }
-        let is_whole = tally.damaged == 0 && tally.unreadable == 0;
-        Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        let ScrubTally { checked, damaged, unreadable, .. } = tally;
+        ensure!(
+            damaged == 0 && unreadable == 0,
+            "of {checked} payloads and sets {damaged} are damaged and {unreadable} unreadable: put what is lost again, or have it mirrored here; what cannot be \
+             read is named in the log"
+        );
+        Ok(ExitCode::SUCCESS)
     }
 }
 

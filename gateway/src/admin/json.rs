@@ -50,6 +50,6 @@ mod tests {
         {
             assert!(!page.contains(way), "{way}");
         }
-        assert!(page.contains("textContent") && page.contains("String(cell)"));
+        assert!(page.contains("textContent") && page.contains("String(marked ? cell.text : cell)"));
     }
 }
