@@ -37,7 +37,11 @@ fn an_operator_verifies_the_store_of_a_gateway_that_is_stopped() {
     assert!(out.starts_with("2 payloads and sets checked, ") && out.contains(" 0 damaged"), "{out}");
     let larger = kept(&site, "blob").into_iter().max_by_key(|path| std::fs::metadata(path).unwrap().len());
     flip(&larger.unwrap(), 2_000_000);
-    let (out, _) = verify(&config, &["--json"], 1);
+    let (out, error) = verify(&config, &["--json"], 1);
+    assert!(
+        error.contains("of 2 payloads and sets 1 are damaged and 0 unreadable: put what is lost again"),
+        "{error}"
+    );
     let told: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(
         (&told["event"], &told["damaged"], &told["unreadable"]),
