@@ -185,8 +185,9 @@ fn row(entry: &Value) -> String {
     let others = if others > 0 { format!(" and {others} more") } else { String::new() };
     format!(
         "{:>15}  {:>15}  {:8}  {:8}  {:68}  {}{others}",
-        entry["length"],
-        entry["stored"],
+        // A JSON value takes no width itself.
+        entry["length"].to_string(),
+        entry["stored"].to_string(),
         text(entry, "coverage"),
         first.map_or("-".into(), expires),
         text(entry, "token"),
@@ -213,6 +214,12 @@ pub fn lines(entry: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_columns_of_rows_end_where_those_of_the_head_do() {
+        let entry = json!({ "length": 4096, "stored": 9216, "coverage": "all", "token": "b3:00", "leases": 1, "owners": [] });
+        assert_eq!(&row(&entry)[..40], format!("{:>15}  {:>15}  all     ", 4096, 9216));
+    }
     use stoq::record::ListedLease;
     use stoq::tls::NodeId;
     use stoq::token::Token;

@@ -314,7 +314,9 @@ impl StoreUsageArgs {
             output::line(format_args!("{:>15}  {:>12}  OWNER", "STORED", "ENTRIES"))?;
         }
         for kept in &owners {
-            let (stored, entries, owner) = (&kept["stored"], &kept["entries"], leases::owner(kept));
+            // A JSON value takes no width itself.
+            let (stored, entries) = (kept["stored"].to_string(), kept["entries"].to_string());
+            let owner = leases::owner(kept);
             output::line(format_args!("{stored:>15}  {entries:>12}  {owner}"))?;
         }
         Ok(())

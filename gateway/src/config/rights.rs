@@ -169,7 +169,7 @@ impl ConfigCheck<'_> {
         for RightsConfig { name, node_ids, authorities, peers, .. } in sections {
             if name.is_empty() || name.contains(' ') || !name.chars().all(is_plain) {
                 let fix = format!(
-                    "{name:?} is empty or has letters that are not seen; give one word, such as \"readers\""
+                    "{name:?} is empty, or has spaces or letters that are not seen; give one word, such as \"readers\""
                 );
                 return Err(self.value("rights.name", fix));
             }
