@@ -21,7 +21,6 @@ mod pci;
 mod plug_in;
 mod pool;
 mod port;
-mod prefetch;
 mod queue;
 mod ring;
 mod rss;
@@ -33,7 +32,6 @@ pub use eal::{Eal, EalConfig, HugePages, LogLevel, Pages, RegisteredThread, log_
 pub use error::DpdkError;
 pub use pair::QueuePair;
 pub use port::Port;
-pub use prefetch::prefetch;
 pub use queue::{BURST_LEN_MAX, Checksum, RxBatch, RxFrame, RxQueue, TxOffload, TxQueue};
 pub use ring::{RING_LEN, RxInlet, RxRing, TxFeeder, TxRing};
 pub use settings::{

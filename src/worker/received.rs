@@ -2,13 +2,10 @@
 //!
 //! So a datagram never shares its allocation with another one. It is copied into a slot that is at most twice as long, or has 96 bytes, and is
 //! used again once nothing refers to it. Most datagrams are read within their turn: each turn
-//! begins with the same slots, which are in the cache. A slot that is still referred to is set aside, and another one takes its place. That one
-//! has left the cache where many connections keep datagrams: so it is found a datagram before it is filled, and comes into the cache while that
-//! datagram is decrypted.
+//! begins with the same slots, which are in the cache. A slot that is still referred to is set aside, and another one takes its place.
 
 use bytes::BytesMut;
 use std::collections::VecDeque;
-use std::mem::MaybeUninit;
 
 /// The shortest slots, bytes. Each length is twice the one before, up to that for jumbo frames.
 const SLOT_BYTES_MIN: usize = 96;
@@ -32,8 +29,6 @@ struct Slots {
     ready: Vec<BytesMut>,
     /// The place of the next one.
     next: usize,
-    /// The place whose slot is free, once one was found in advance.
-    free_at: Option<usize>,
     aside: VecDeque<BytesMut>,
 }
 
@@ -66,29 +61,17 @@ impl ReceiveSlots {
 impl Slots {
     #[inline]
     fn copy(&mut self, slot_bytes: usize, datagram: &[u8]) -> BytesMut {
-        let at = self.next % SLOTS_LEN;
-        if self.free_at != Some(at) {
-            self.free(at, slot_bytes);
+        if self.next >= SLOTS_LEN {
+            self.next = 0;
+        }
+        let at = self.next;
+        self.next += 1;
+        if !self.ready.get_mut(at).is_some_and(|slot| slot.try_reclaim(slot_bytes)) {
+            self.exchange(at, slot_bytes);
         }
         let slot = &mut self.ready[at];
         slot.extend_from_slice(datagram);
-        let copy = slot.split();
-        self.next = (at + 1) % SLOTS_LEN;
-        if self.free(self.next, slot_bytes) {
-            prefetch(&mut self.ready[self.next].spare_capacity_mut()[..datagram.len()]);
-        }
-        self.free_at = Some(self.next);
-        copy
-    }
-
-    /// Puts a free slot into this place, if the one there is still referred to. Returns whether it was.
-    #[inline]
-    fn free(&mut self, at: usize, slot_bytes: usize) -> bool {
-        let is_kept = !self.ready.get_mut(at).is_some_and(|slot| slot.try_reclaim(slot_bytes));
-        if is_kept {
-            self.exchange(at, slot_bytes);
-        }
-        is_kept
+        slot.split()
     }
 
     /// Puts a free slot into this place.
@@ -104,15 +87,6 @@ impl Slots {
             None => self.ready.push(free),
         }
     }
-}
-
-/// Has memory come into the cache, where the crate with unsafe code is there to say so.
-#[inline]
-fn prefetch(memory: &mut [MaybeUninit<u8>]) {
-    #[cfg(feature = "dpdk")]
-    dpdk::prefetch(memory);
-    #[cfg(not(feature = "dpdk"))]
-    let _ = memory;
 }
 
 #[cfg(test)]
