@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.."
 need_root "the test makes a network namespace and raw ports"
 needed
 install "${BUILD_PACKAGES[@]}" "${LAB_PACKAGES[@]}" dpdk-dev
+need_huge $HUGE_MB_TESTS "the port of net_virtio_user"
 need_namespaces
 needed
 harness harness/ports.py "$@"

@@ -74,6 +74,9 @@ pub struct EalConfig {
     pub pci_allow: Vec<String>,
     /// Virtual devices to make at the start. [`crate::Port::open`] makes those of its own ports.
     pub vdevs: Vec<String>,
+    /// Whether huge pages lie in a few large files instead of one a page. A `net_virtio_user` shares its files with the other side,
+    /// which takes eight at most.
+    pub single_file_segments: bool,
     /// Further arguments to EAL, as on its command line.
     pub extra_args: Vec<String>,
     /// How much DPDK logs.
@@ -89,6 +92,7 @@ impl Default for EalConfig {
             main_core: None,
             pci_allow: Vec::new(),
             vdevs: Vec::new(),
+            single_file_segments: false,
             extra_args: Vec::new(),
             log_level: LogLevel::default(),
         }
@@ -246,6 +250,9 @@ fn arguments(config: &EalConfig, pages: Pages) -> Result<Vec<CString>, DpdkError
         // --no-huge implies the legacy memory mode, which excludes --in-memory.
         Pages::Normal => args.extend(["--no-huge".into(), "--no-shconf".into()]),
     }
+    if config.single_file_segments && pages == Pages::Huge {
+        args.push("--single-file-segments".into());
+    }
     if config.pci_allow.is_empty() {
         args.push("--no-pci".into());
     }
@@ -300,6 +307,15 @@ mod tests {
         let config = EalConfig::default();
         assert!(strings(&config, Pages::Normal).contains(&"--no-huge".into()));
         assert!(!strings(&config, Pages::Huge).contains(&"--no-huge".into()));
+    }
+
+    #[test]
+    fn huge_pages_lie_in_few_files_where_they_are_shared_by_file() {
+        let config = EalConfig { single_file_segments: true, ..EalConfig::default() };
+        let few = |args: &[String]| args.contains(&"--single-file-segments".into());
+        assert!(few(&strings(&config, Pages::Huge)));
+        assert!(!few(&strings(&config, Pages::Normal)), "these are one file anyway");
+        assert!(!few(&strings(&EalConfig::default(), Pages::Huge)));
     }
 
     #[test]

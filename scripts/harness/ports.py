@@ -63,12 +63,14 @@ class Ports(Scene):
 
     def describe(self, device, udp_checksum):
         run("rm", "-rf", self / "store")
+        # Such a port shares its memory with the other side, page by page unless DPDK is told otherwise.
+        pages = "required" if device.startswith("net_virtio_user") else "none"
         network = dpdk(device, *(f"{address}/{bits}" for address, bits in zip(ADDRESSES, (24, 64), strict=True)))
         self.configure(
             "gateway",
             {
                 "workers": {"count": 2},
-                "network": {**network, "udp_checksum": udp_checksum, "huge_pages": "none"},
+                "network": {**network, "udp_checksum": udp_checksum, "huge_pages": pages, "memory_mib": 256},
                 **self.who("gateway", "client"),
                 "quic": {"rate_bits_per_s": 40_000_000},
                 "application": [seed(memory_bytes=64 << 20), ECHO, DISCARD],

@@ -148,6 +148,7 @@ pub(super) fn start_dpdk(config: &DpdkConfig) -> Result<Arc<Eal>, OpenError> {
         memory_mib: config.memory_mib as usize,
         file_prefix: config.file_prefix.clone().unwrap_or_else(|| format!("stoq-{}", std::process::id())),
         pci_allow: config.ports().filter(|port| is_pci(port)).map(|port| port.device.clone()).collect(),
+        single_file_segments: config.ports().any(|port| port.device.starts_with("net_virtio_user")),
         extra_args: config.eal_args.clone(),
         log_level: LogLevel::Error,
         ..EalConfig::default()
