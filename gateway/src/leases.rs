@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn the_columns_of_rows_end_where_those_of_the_head_do() {
         let entry = json!({ "length": 4096, "stored": 9216, "coverage": "all", "token": "b3:00", "leases": 1, "owners": [] });
-        assert_eq!(&row(&entry)[..40], format!("{:>15}  {:>15}  all     ", 4096, 9216));
+        assert_eq!(&row(&entry)[..42], format!("{:>15}  {:>15}  all     ", 4096, 9216));
     }
     use stoq::record::ListedLease;
     use stoq::tls::NodeId;
