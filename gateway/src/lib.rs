@@ -9,6 +9,7 @@
 // Values that people write, and text that they read.
 pub mod durations;
 pub mod faults;
+pub mod interrupt;
 pub mod output;
 
 pub mod leases;

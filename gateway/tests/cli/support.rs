@@ -334,12 +334,15 @@ impl Process {
         self.child.id()
     }
 
-    /// Whether it has a handler of its own for this signal.
+    /// Whether it has a handler of its own for this signal, and the thread that the handler tells.
     pub(crate) fn handles(&self, signal: rustix::process::Signal) -> bool {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         let caught = caught.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0);
-        caught & 1 << (signal.as_raw() - 1) != 0
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten();
+        let mut names =
+            threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("comm")).ok());
+        caught & 1 << (signal.as_raw() - 1) != 0 && names.any(|name| name.trim() == "stoq-signals")
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

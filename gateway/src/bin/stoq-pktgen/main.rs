@@ -15,10 +15,10 @@ use stoq::limits::SPAN_S_MAX;
 use stoq::names::{GatewayAddress, ResolveError};
 use stoq::network::NetworkConfig;
 use stoq_gateway::config::{ClientConfig, ConfigError, load_client};
-use stoq_gateway::faults::{Interrupted, SignalError, Usage};
-use stoq_gateway::logging;
+use stoq_gateway::faults::{Interrupted, Usage};
 use stoq_gateway::output::{self, OutputError};
 use stoq_gateway::pktgen::Load;
+use stoq_gateway::{interrupt, logging};
 
 /// The duration without --seconds and --count.
 const SECONDS_DEFAULT: Duration = Duration::from_secs(5);
@@ -118,12 +118,7 @@ impl Options {
         let found = gateway.resolve()?;
         let gateway = choose(&found, &config.network).with_context(|| format!("{gateway} has no address"))?;
         logging::start(&config.log)?;
-        let interrupt = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, interrupt.clone())
-                .and_then(|_| signal_hook::flag::register(signal, interrupt.clone()))
-                .map_err(SignalError)?;
-        }
+        let interrupt = interrupt::listen(|| {})?;
         Ok(Setup { config, gateway, rate: self.rate, seconds, json: self.json, interrupt })
     }
 }

@@ -20,9 +20,9 @@ use stoq::quic::congestion::Congestion;
 use stoq::quic::transport::{QuicConfig, QuicError};
 use stoq::tls::{CipherSuite, NodeId};
 use stoq_gateway::config::{ClientConfig, IdentityConfig, LogConfig, TrustConfig, load_client};
-use stoq_gateway::faults::{SignalError, started};
+use stoq_gateway::faults::started;
 use stoq_gateway::probe::Remotes;
-use stoq_gateway::{logging, tls};
+use stoq_gateway::{interrupt, logging, tls};
 use tokio::sync::watch;
 
 /// Options of the tools that connect to a gateway.
@@ -143,22 +143,10 @@ pub(crate) struct Interrupt {
 impl Interrupt {
     /// From here on the first signal is noted, and the second one ends the process at once.
     fn listen() -> anyhow::Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
-        for signal in signals {
-            signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone())
-                .and_then(|_| signal_hook::flag::register(signal, flag.clone()))
-                .map_err(SignalError)?;
-        }
         let (tell, came) = watch::channel(false);
-        let mut arriving = signal_hook::iterator::Signals::new(signals).map_err(SignalError)?;
-        let waiter = std::thread::Builder::new().name("stoq-signals".into());
-        let waiting = waiter.spawn(move || {
-            if arriving.forever().next().is_some() {
-                tell.send_replace(true);
-            }
-        });
-        started("waits for signals", waiting)?;
+        let flag = interrupt::listen(move || {
+            tell.send_replace(true);
+        })?;
         Ok(Self { flag, came })
     }
 
