@@ -247,7 +247,7 @@ fn a_section_of_rights_names_peers_once_and_words_that_are_rights() {
         (
             rights("name = \"a b\"\npeers = \"anyone\"\nallow = []"),
             "key `rights.name`",
-            "has letters that are not seen; give one word",
+            "has spaces or letters that are not seen; give one word",
         ),
         (
             format!("{readers}{readers}"),
