@@ -92,19 +92,8 @@ impl Check {
 
     /// One of the scrub, which no request waits for.
     pub(super) fn of_scrub(token: AnyToken) -> Self {
-        Self {
-            token,
-            now: Instant::now(),
-            urgent: false,
-            done: Vec::new(),
-            stages: None,
-            reading: None,
-            worst: CheckResult::Whole,
-            bytes: 0,
-            inode: None,
-            unhurried: 0,
-            scrub: true,
-        }
+        let asked = Self::new(token, Instant::now(), false, Box::new(|_, _| {}));
+        Self { done: Vec::new(), unhurried: 0, scrub: true, ..asked }
     }
 
     /// Adds another request for the same check.

@@ -188,6 +188,19 @@ impl Inner {
         Some(tokens)
     }
 
+    /// Extends a lease of a holding and of the blobs that it needs. Returns whether it is held.
+    pub(super) fn extend_with_blobs(
+        &self,
+        one: &Changing<'_>,
+        token: &AnyToken,
+        lease: Lease,
+    ) -> Result<bool, StoreError> {
+        let Some(tokens) = self.with_blobs(token) else { return Ok(false) };
+        tokens.iter().try_for_each(|token| self.check_extension(token, lease))?;
+        tokens.iter().try_for_each(|token| self.extend(one, token, lease))?;
+        Ok(true)
+    }
+
     /// Extends a lease of a holding. It is durable after the next commit.
     pub(super) fn extend(
         &self,
@@ -302,21 +315,23 @@ impl Inner {
     pub(super) fn set_aside(&self, _one: &Changing<'_>, token: &AnyToken, reason: &str) {
         let row = self.row_as_file(token);
         self.lose(token);
-        let mut damaged = vec![*token];
+        match row {
+            Ok(row) => self.set_files_aside(*token, reason, row),
+            Err(error) => self.set_files_aside(*token, &format!("{reason}; {error}"), None),
+        }
         if let AnyToken::Content(payload) = token {
-            damaged.extend(self.index().emptied_sets(payload).into_iter().map(AnyToken::from));
-        }
-        for (number, token) in damaged.into_iter().enumerate() {
-            let mut reason = String::from(if number == 0 { reason } else { "its only payload is damaged" });
-            self.lose(&token);
-            let mut paths: Vec<_> =
-                layout::kinds(&token).iter().map(|kind| self.file(&token, kind)).collect();
-            match &row {
-                Ok(row) => paths.extend(row.iter().filter(|_| number == 0).cloned()),
-                Err(error) => reason = format!("{reason}; {error}"),
+            let emptied = self.index().emptied_sets(payload);
+            for set in emptied.into_iter().map(AnyToken::from) {
+                self.lose(&set);
+                self.set_files_aside(set, "its only payload is damaged", None);
             }
-            self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));
         }
+    }
+
+    fn set_files_aside(&self, token: AnyToken, reason: &str, row: Option<PathBuf>) {
+        let files = layout::kinds(&token).iter().map(|kind| self.file(&token, kind));
+        let paths: Vec<_> = files.chain(row).collect();
+        self.damage().set_aside(token, reason, paths.iter().map(PathBuf::as_path));
     }
 
     /// Takes a damaged holding out of the index, which remembers that it is missed.

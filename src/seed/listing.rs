@@ -33,7 +33,7 @@ pub enum GivenUp {
     NoLease,
     /// Others have leases: it is kept.
     Kept,
-    /// It was the last one. These are gone: the holding, and sets that hold nothing without it.
+    /// It was the last one, or that of a holding that was lost to damage. These are gone: the holding, and sets that hold nothing without it.
     Gone(Vec<AnyToken>),
 }
 
@@ -199,8 +199,12 @@ impl Index {
 
 impl Inner {
     fn end_lease_of(&self, one: &Changing<'_>, token: &AnyToken, account: StoreAccount) -> GivenUp {
-        let given_up = self.index().end_lease_of(token, account);
+        let (given_up, was_lost) = {
+            let mut index = self.index();
+            (index.end_lease_of(token, account), index.end_lost_lease(token, account))
+        };
         match given_up {
+            GivenUp::NoLease if was_lost => GivenUp::Gone(Vec::new()),
             GivenUp::Gone(_) => {
                 let gone = self.remove(one, token);
                 for token in &gone {
@@ -291,10 +295,7 @@ impl Store {
             let index = self.inner.index();
             index.get(&token).is_some_and(|entry| index.lease_of(&token, &entry, account).is_some())
         };
-        let Some(tokens) = self.inner.with_blobs(&token).filter(|_| has_lease) else { return Ok(false) };
-        tokens.iter().try_for_each(|token| self.inner.check_extension(token, lease))?;
-        tokens.iter().try_for_each(|token| self.inner.extend(&one, token, lease))?;
-        Ok(true)
+        Ok(has_lease && self.inner.extend_with_blobs(&one, &token, lease)?)
     }
 
     /// What is kept for each holder of leases after `after`, at most `len` of them.

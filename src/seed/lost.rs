@@ -64,12 +64,14 @@ impl Index {
         Some(LostHolding { leases, lanes })
     }
 
-    /// Forgets a lost holding: it is held again, or no owner misses it.
-    pub(super) fn forget_lost(&mut self, token: &AnyToken) {
-        if self.lost(token).is_some() {
+    /// Forgets a lost holding: it is held again, or no owner misses it. Returns whether it was one.
+    pub(super) fn forget_lost(&mut self, token: &AnyToken) -> bool {
+        let was_lost = self.lost(token).is_some();
+        if was_lost {
             self.rows.delete(StoreTable::Notes, key(token));
             self.count_lost(-1);
         }
+        was_lost
     }
 
     /// Forgets the lost lanes of a set that are held again.
@@ -81,6 +83,19 @@ impl Index {
                 self.note_lost(token, leases, left);
             }
         }
+    }
+
+    /// Ends the lease that an account had of a lost holding, which is not fetched again for it. Returns whether there was one.
+    pub(super) fn end_lost_lease(&mut self, token: &AnyToken, account: StoreAccount) -> bool {
+        let Some(LostHolding { leases, lanes }) = self.lost(token) else { return false };
+        let all = leases.len();
+        let left: Vec<_> = leases.into_iter().filter(|lease| StoreAccount::of(lease) != account).collect();
+        let ends = left.len() < all;
+        if ends {
+            self.forget_lost(token);
+            self.note_lost(token, left, lanes);
+        }
+        ends
     }
 
     /// The first lost holding after this token.

@@ -43,7 +43,7 @@ impl Seed {
                 return;
             }
             let Some((token, lost)) = self.parts.store.lost_after(self.repairs.after, over_s) else {
-                self.repairs.hurry();
+                self.repairs.after = None;
                 self.repairs.look_at = Some(now + Duration::from_secs(REPAIR_INTERVAL_S));
                 return;
             };

@@ -158,8 +158,8 @@ pub(super) struct Scrubbing {
     left_bytes: i64,
     /// The time of the last tick.
     ticked: Option<Instant>,
-    /// When the row was written, by the store's time, seconds.
-    noted_s: u64,
+    /// When the row was written, by the store's time, seconds, and how much had been checked.
+    noted: (u64, u64),
     /// Whether requests kept it from reading in this tick, and until when it does not look again.
     stands: bool,
     look_at: Option<Instant>,
@@ -306,9 +306,10 @@ impl Scrubbing {
     fn rest(&mut self, store: &Inner, every_s: u64) {
         let Some(tick) = self.tick.take() else { return };
         if let Some(note) = &self.note
-            && tick.now_s.abs_diff(self.noted_s) >= SCRUB_NOTE_S
+            && tick.now_s.abs_diff(self.noted.0) >= SCRUB_NOTE_S
+            && note.tally.checked != self.noted.1
         {
-            self.noted_s = tick.now_s;
+            self.noted = (tick.now_s, note.tally.checked);
             store.write_scrub(note);
         }
         self.show(store, every_s);

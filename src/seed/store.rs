@@ -246,10 +246,7 @@ impl Store {
     /// Extends a lease as [`Store::extend`] does. It is durable once [`Store::finish_extension`] returns: several are made so by one commit.
     pub(super) fn begin_extension(&self, token: &AnyToken, lease: Lease) -> Result<bool, StoreError> {
         let one = self.inner.change();
-        let Some(tokens) = self.inner.with_blobs(token) else { return Ok(false) };
-        tokens.iter().try_for_each(|token| self.inner.check_extension(token, lease))?;
-        tokens.iter().try_for_each(|token| self.inner.extend(&one, token, lease))?;
-        Ok(true)
+        self.inner.extend_with_blobs(&one, token, lease)
     }
 
     /// Makes extensions durable. Returns whether the token is held.
@@ -336,7 +333,7 @@ impl Store {
         *self.inner.checks.state()
     }
 
-    /// Removes a payload or a set, durably and regardless of its lease; returns whether it was held. A reader that has it open can go on reading.
+    /// Removes a payload or a set, durably and regardless of its lease; returns whether it was held, or lost to damage and missed. A reader that has it open can go on reading.
     /// Sets lose the lanes that a removed payload gave them; blobs of a removed set that are held whole stay.
     ///
     /// # Errors
@@ -344,10 +341,12 @@ impl Store {
     pub fn remove(&self, token: impl Into<AnyToken>) -> Result<bool, StoreError> {
         self.inner.check_writable()?;
         let one = self.inner.change();
-        let gone = self.inner.remove(&one, &token.into());
+        let token = token.into();
+        let gone = self.inner.remove(&one, &token);
+        let was_lost = self.inner.index().forget_lost(&token);
         drop(one);
         self.sync_removals()?;
-        Ok(!gone.is_empty())
+        Ok(was_lost || !gone.is_empty())
     }
 
     /// Makes all removals durable: those of leases that are over and those for lack of room. Blocks on the disk.

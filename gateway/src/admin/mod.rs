@@ -1,5 +1,6 @@
 //! The admin endpoint: metrics, health and status over HTTP, for scrapers, probes and people. It runs on a thread of its own and reads
-//! the workers' statuses. Workers never wait for it. It changes nothing but by `POST /store/remove`.
+//! the workers' statuses. Workers never wait for it. It changes nothing but by `POST /store/remove`, and begins a pass
+//! of the scrub by `POST /store/scrub`.
 
 pub mod client;
 pub mod health;

@@ -28,6 +28,15 @@ const ENTRIES: &str = "no store has more entries";
 const ENTRIES_MAX: u64 = STORE_ENTRIES_LEN_MAX;
 const COUNTERS: &str = "the counters hold no more";
 
+const fn lease(name: &'static str) -> Range {
+    whole(name, (1, LEASE_S_MAX), "seconds", "a payload would not be kept", LEASE)
+        .or_zero_for("the gateway's default")
+}
+
+const fn ends_within(name: &'static str) -> Range {
+    whole(name, (1, LEASE_S_MAX), "seconds", "no lease has ended yet", LEASE)
+}
+
 /// The range of each numeric option. The row of a command also applies to its subcommands.
 pub const OPTIONS: &[Range] = &[
     whole(
@@ -39,51 +48,18 @@ pub const OPTIONS: &[Range] = &[
     )
     .or_zero_for("no bound"),
     real("stoq --timeout", (0.01, DAY_S), "seconds", "no handshake ends in less", A_DAY),
-    whole(
-        "stoq put --lease",
-        (1, LEASE_S_MAX),
-        "seconds",
-        "a payload would not be kept",
-        "a lease has at most a hundred years",
-    )
-    .or_zero_for("the gateway's default"),
-    whole(
-        "stoq mirror --lease",
-        (1, LEASE_S_MAX),
-        "seconds",
-        "a payload would not be kept",
-        "a lease has at most a hundred years",
-    )
-    .or_zero_for("the gateway's default"),
-    whole(
-        "stoq renew --lease",
-        (1, LEASE_S_MAX),
-        "seconds",
-        "a payload would not be kept",
-        "a lease has at most a hundred years",
-    )
-    .or_zero_for("the gateway's default"),
-    whole("stoq list --ends-within", (1, LEASE_S_MAX), "seconds", "no lease has ended yet", LEASE),
+    lease("stoq put --lease"),
+    lease("stoq mirror --lease"),
+    lease("stoq renew --lease"),
+    ends_within("stoq list --ends-within"),
     whole("stoq list --min-size", (0, PAYLOAD_BYTES_MAX), "bytes", "", PAYLOAD),
     whole("stoq list --max-size", (1, PAYLOAD_BYTES_MAX), "bytes", EMPTY, PAYLOAD),
     whole("stoq list --limit", (1, ENTRIES_MAX), "entries", NOTHING, ENTRIES),
-    whole(
-        "stoq-gateway store list --ends-within",
-        (1, LEASE_S_MAX),
-        "seconds",
-        "no lease has ended yet",
-        LEASE,
-    ),
+    ends_within("stoq-gateway store list --ends-within"),
     whole("stoq-gateway store list --min-size", (0, PAYLOAD_BYTES_MAX), "bytes", "", PAYLOAD),
     whole("stoq-gateway store list --max-size", (1, PAYLOAD_BYTES_MAX), "bytes", EMPTY, PAYLOAD),
     whole("stoq-gateway store list --limit", (1, ENTRIES_MAX), "entries", NOTHING, ENTRIES),
-    whole(
-        "stoq-gateway store export --ends-within",
-        (1, LEASE_S_MAX),
-        "seconds",
-        "no lease has ended yet",
-        LEASE,
-    ),
+    ends_within("stoq-gateway store export --ends-within"),
     whole("stoq-gateway store export --min-size", (0, PAYLOAD_BYTES_MAX), "bytes", "", PAYLOAD),
     whole("stoq-gateway store export --max-size", (1, PAYLOAD_BYTES_MAX), "bytes", EMPTY, PAYLOAD),
     whole("stoq-gateway store export --limit", (1, ENTRIES_MAX), "entries", NOTHING, ENTRIES),

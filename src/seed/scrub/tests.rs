@@ -1,8 +1,9 @@
 //! The scrub by ticks of a time that the tests give.
 
 use super::{OnScrubbed, span_s};
+use crate::record::LeaseHolder;
 use crate::seed::tests::put;
-use crate::seed::{Disk, MemoryPages, MemoryTier, Store, StoreConfig};
+use crate::seed::{Disk, GivenUp, MemoryPages, MemoryTier, Store, StoreConfig};
 use crate::token::{AnyToken, Token};
 use std::fs::{self, File};
 use std::io;
@@ -142,6 +143,12 @@ fn each_kind_of_damage_is_found_within_the_time_of_the_scrub() {
     assert_eq!(scrubbed.store().damage().lost, 2);
     scrubbed.restart();
     assert_eq!(scrubbed.store().damage().lost, 2, "a restart forgets none");
+    // What its owner gives up, or an operator removes, is not fetched again.
+    let (store, given_up, removed) = (scrubbed.store(), Token::of(&payloads[2]), Token::of(&payloads[3]));
+    let give_up = || store.end_lease_of(given_up, LeaseHolder::Anonymous).unwrap();
+    assert_eq!((give_up(), give_up()), (GivenUp::Gone(Vec::new()), GivenUp::NoLease));
+    assert_eq!((store.remove(removed).unwrap(), store.remove(removed).unwrap()), (true, false));
+    assert_eq!(store.damage().lost, 0);
 }
 
 #[test]
