@@ -48,7 +48,7 @@ fi
 
 cores=$(nproc)
 server_core=$((cores > 1 ? 1 : 0))
-device="net_memif0,id=0,socket=$dir/memif.sock,socket-abstract=no,rsize=11"
+device="net_memif0,id=0,socket=$dir/memif.sock,socket-abstract=no,rsize=8"
 
 say "making identities"
 for who in gateway client; do "$stoq" identity new --name $who --cert "$dir/$who.pem" --key "$dir/$who.key" >"$dir/$who.id"; done

@@ -138,7 +138,7 @@ def bench():
             common["environment"]["beside"] = machine()
         it.record(common)
         for mtu in sorted(set(filter(None, map(memif_mtu, rows)))):
-            it.rsizes[mtu] = int(rsize or 10)
+            it.rsizes[mtu] = int(rsize or 8)
             if not rsize:
                 it.tune(mtu)
         for number in range(1, rounds + 1):

@@ -25,7 +25,7 @@
 #
 # Environment: ROWS of a run that writes docs/benchmarks.md, where it shall not be every one; ROUNDS (5); BYTES of a goodput run
 # (4000000000); PAYLOAD bytes of put and get (1073741824); TRIPS round trips (50000); RSIZE, the binary logarithm of memif's ring
-# length (unset: 9, 10 and 11 are tried first); OUT, the file of JSON lines, one a measurement (bench.jsonl beside the release
+# length (unset: 7, 8 and 10 are tried first); OUT, the file of JSON lines, one a measurement (bench.jsonl beside the release
 # build); STOQ_BUILT, a directory of executables to measure. Without it single rows measure the release build, and the run of all
 # rows what scripts/optimize.sh makes of it and of the peers. LONG_PATH is the long path of the wan rows, where one is built already.
 set -euo pipefail

@@ -24,7 +24,7 @@ from harness import (
 
 #: The image's user, which is none of this machine's.
 USER = 10001
-MEMIF = "net_memif0,id=0,socket={},socket-abstract=no,rsize=11,role={}"
+MEMIF = "net_memif0,id=0,socket={},socket-abstract=no,rsize=8,role={}"
 #: What every gateway is run with: a read-only image, and no capability but those that follow. SYS_NICE is none that the gateway gets: its file does not
 #: carry it. The engine's system call filter lets DPDK ask where its memory lies only where that is named.
 COMMON = ["--health-interval", "500ms", "--read-only", "--cap-drop", "ALL", "--cap-add", "SYS_NICE", "--tmpfs", "/tmp"]

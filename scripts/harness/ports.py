@@ -33,8 +33,8 @@ PORTS = {
     # On a veth DPDK's driver takes one queue, and software spreads its flows.
     "af_xdp": (AF_XDP, None),
     "memif": (
-        "net_memif0,role=server,id=0,rsize=10,socket-abstract=no,socket={}",
-        "net_memif0,role=client,id=0,rsize=10,socket-abstract=no,socket={}",
+        "net_memif0,role=server,id=0,rsize=8,socket-abstract=no,socket={}",
+        "net_memif0,role=client,id=0,rsize=8,socket-abstract=no,socket={}",
     ),
     "virtio": ("net_virtio_user0,queues=2,path={}", "net_vhost0,queues=2,iface={}"),
     "vhost": ("net_vhost0,queues=2,iface={}", "net_virtio_user0,queues=2,path={}"),
