@@ -2,23 +2,27 @@
 
 import contextlib
 import re
+import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 from harness import Failed, ensure, inside, wait_until
 from harness.root import Root
 
 #: How long a guest without KVM may take to start, seconds.
 BOOT_S = 180
-DRIVERS = ("bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio", "net_vmxnet3")
-MODULES = ("vfio-pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio", "virtio_pci", "igb")
+DRIVERS = ("bus_pci", "bus_vdev", "mempool_ring", "net_af_xdp", "net_e1000", "net_virtio", "net_vmxnet3")
+MODULES = ("vfio-pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio", "virtio_pci", "virtio_net", "igb")
 #: Given by their paths: the shell prefers its own.
-PROGRAMS = ("/bin/bash", "/usr/sbin/ip", "/usr/bin/setpriv")
+#: The programs that net_af_xdp's library gives to the kernel.
+XDP_PROGRAMS = "usr/lib/x86_64-linux-gnu/bpf"
+PROGRAMS = ("/bin/bash", "/usr/sbin/ip", "/usr/sbin/ethtool", "/usr/bin/setpriv")
 #: Mounts, and then runs each line that arrives on the second serial port; its output and its status go back.
 INIT = """#!/bin/sh
 export PATH=/bin:/sbin
-mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run; ln -s /run /var/run
+mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run; mount -t bpf bpf /sys/fs/bpf; ln -s /run /var/run
 modprobe virtio_pci; modprobe 9pnet_virtio; modprobe 9p; modprobe vfio_iommu_type1
 mount -t 9p -o trans=virtio,version=9p2000.L,msize=131072 host /host
 ip link set lo up
@@ -34,6 +38,7 @@ def make_root(scene, kernel):
     root = Root(scene / "root", scene.gateway_executable, DRIVERS, PROGRAMS)
     (root.at / "host").mkdir()
     root.add_modules(kernel, MODULES)
+    shutil.copytree(Path("/") / XDP_PROGRAMS, root.at / XDP_PROGRAMS)
     return root.pack(INIT, scene / "root.cpio")
 
 
