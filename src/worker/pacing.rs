@@ -63,8 +63,9 @@ impl ConnectionPace {
     fn allowed(&mut self, now: Instant, rate: Rate, rtt: Duration) -> usize {
         let late = match self.due {
             Some(due) if now < due => return 0,
-            // A worker that comes late to a burst makes up for it. A connection that had nothing to send has saved nothing.
-            Some(_) => late(rtt),
+            // A worker that comes late to a burst makes up for it: with many connections, each has its turn late. A connection that had nothing to
+            // send has saved nothing.
+            Some(_) => late(rtt).max(rate.span(PACING_BURST_LEN * rate.frame_bytes)),
             None => Duration::ZERO,
         };
         let paid = self.paid.map_or(now, |paid| paid.max(now - late));
@@ -219,25 +220,32 @@ mod tests {
     }
 
     /// The share of the rate that leaves if the worker comes every `turn_us` only, over a path of this round trip.
-    fn carried_by_turns_of(turn_us: u64, rtt_ms: u64) -> f64 {
+    fn carried_by_turns_of(turn_us: u64, rtt_ms: u64, rate: Rate) -> f64 {
         let (mut pace, start) = (ConnectionPace::default(), Instant::now());
         let (turns, rtt) = (2000, Duration::from_millis(rtt_ms));
         let sent: usize =
-            (0..turns).map(|turn| send_over(&mut pace, at(start, turn * turn_us), RATE, rtt)).sum();
+            (0..turns).map(|turn| send_over(&mut pace, at(start, turn * turn_us), rate, rtt)).sum();
         // One that comes a second later still has no more than it may make up for.
-        let most = send_over(&mut pace, at(start, turns * turn_us + 1_000_000), RATE, rtt);
-        assert!(most <= RATE.packets(late(rtt)) + 17, "{most} packets at once");
-        sent as f64 / RATE.packets(Duration::from_micros(turns * turn_us)) as f64
+        let most = send_over(&mut pace, at(start, turns * turn_us + 1_000_000), rate, rtt);
+        assert!(most <= rate.packets(late(rtt)).max(16) + 17, "{most} packets at once");
+        sent as f64 / rate.packets(Duration::from_micros(turns * turn_us)) as f64
     }
 
     #[test]
     fn a_worker_that_comes_late_loses_no_rate() {
         for (turn_us, rtt_ms) in [(500, 0), (500, 1), (2400, 20), (4900, 50), (4900, 200)] {
-            let carried = carried_by_turns_of(turn_us, rtt_ms);
+            let carried = carried_by_turns_of(turn_us, rtt_ms, RATE);
             assert!((0.99..1.01).contains(&carried), "{carried} in turns of {turn_us} us over {rtt_ms} ms");
         }
-        let carried = carried_by_turns_of(4900, 1);
+        let carried = carried_by_turns_of(4900, 1, RATE);
         assert!(carried < 0.3, "{carried}: a short path gets no long burst");
+    }
+
+    #[test]
+    fn one_of_many_connections_that_has_its_turn_late_loses_no_rate() {
+        // 10 Mbit/s of one connection, whose turn comes every ten milliseconds since hundreds of others have theirs.
+        let carried = carried_by_turns_of(10_000, 0, Rate { bytes_per_s: 1_250_000.0, ..RATE });
+        assert!((0.98..1.01).contains(&carried), "{carried}");
     }
 
     #[test]
