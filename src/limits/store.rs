@@ -83,3 +83,12 @@ pub const LIST_WEIGHT_LEN: usize = 16;
 pub const NODE_LEASE_REQUESTS_LEN_MAX: usize = 64;
 /// The same, of all nodes of a worker.
 pub const LEASE_REQUESTS_LEN_MAX: usize = 1024;
+/// The batches of a store's journal after which the database takes them over, bytes: memory has their rows until then, and those of as many
+/// that are put meanwhile.
+pub const STORE_JOURNAL_BYTES_MAX: u64 = 16 << 20;
+/// The same, rows: short ones take more memory than they have bytes, and a search steps over those that are removed.
+pub const STORE_JOURNAL_ROWS_LEN_MAX: usize = 1 << 15;
+/// A journal's file grows by this much at a time, bytes: a sync of it then writes no new length of the file.
+pub const STORE_JOURNAL_STEP_BYTES: u64 = 1 << 20;
+/// Batches of a journal begin at multiples of this, bytes: no write touches a block that a batch before has.
+pub const JOURNAL_BLOCK_BYTES: u64 = 4096;

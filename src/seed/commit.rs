@@ -1,6 +1,7 @@
 //! Commits of a store's rows, and the removal of files after them. One thread commits for all that wait: what they changed becomes durable
 //! together.
 
+use super::database::CommitEnd;
 use super::disk::parent;
 use super::error::StoreError;
 use super::inner::Inner;
@@ -128,15 +129,31 @@ impl Inner {
 
     /// Commits, and returns the files that may be removed then.
     fn commit_now(&self) -> Result<Vec<String>, StoreError> {
-        let Some((commit, gone)) = self.index().begin_commit()? else { return Ok(Vec::new()) };
-        let written = commit.write();
-        let mut index = self.index();
-        let ended = index.rows.end_commit(commit, written);
-        if ended.is_err() {
-            index.forget_files(gone);
-            return ended.map(|()| Vec::new());
+        let mut gone = Vec::new();
+        loop {
+            let begun = self.index().begin_commit();
+            let commit = match begun {
+                Ok(Some((commit, given_up))) => {
+                    gone.extend(given_up);
+                    commit
+                }
+                Ok(None) => return Ok(gone),
+                Err(error) => {
+                    self.index().forget_files(gone);
+                    return Err(error);
+                }
+            };
+            let written = commit.write();
+            let mut index = self.index();
+            match index.rows.end_commit(commit, written) {
+                Ok(CommitEnd::Durable) => return Ok(gone),
+                Ok(CommitEnd::Again) => {}
+                Err(error) => {
+                    index.forget_files(gone);
+                    return Err(error);
+                }
+            }
         }
-        Ok(gone)
     }
 
     /// Makes the removals so far durable, and then removes their files: a crash brings nothing of them back.
@@ -166,6 +183,26 @@ impl Inner {
         {
             tracing::warn!(%error, "what was removed last comes back with the next start, and is removed again");
         }
+        if self.read_only.is_none()
+            && let Err(error) = self.close_journal()
+        {
+            tracing::warn!(%error, "the store's journal stays: the next start reads it");
+        }
+    }
+
+    /// Has the database take over what the journal has, and removes the journal's files.
+    fn close_journal(&self) -> Result<(), StoreError> {
+        let paths = self.index().rows.begin_close();
+        self.commit()?;
+        let mut is_removed = false;
+        for path in &paths {
+            match self.disk.0.remove(path) {
+                Ok(()) => is_removed = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io("remove", path, error)),
+            }
+        }
+        if is_removed { self.disk.sync_directory(&self.dir) } else { Ok(()) }
     }
 
     /// Whether files wait to be removed.

@@ -2,6 +2,7 @@
 
 use super::error::StoreError;
 use super::reader::BlockReader;
+use crate::limits::STORE_JOURNAL_BYTES_MAX;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -47,6 +48,16 @@ pub trait Disk: Debug + Send + Sync {
     /// Whether io_uring may read in place of [`Disk::read`].
     fn reads_by_ring(&self) -> bool {
         false
+    }
+
+    /// The batches of a journal after which a store's database takes them over, bytes.
+    fn journal_bytes_max(&self) -> u64 {
+        STORE_JOURNAL_BYTES_MAX
+    }
+
+    /// Whether it takes them over on a thread of its own. A disk of a test may want its changes in one order.
+    fn takes_over_beside(&self) -> bool {
+        true
     }
 
     /// Makes a file's bytes durable, but no name of it.

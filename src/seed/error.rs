@@ -137,6 +137,17 @@ pub enum StoreError {
         /// The fault.
         reason: String,
     },
+    /// The journal of the store's database is damaged, of another database or of a later version.
+    #[error(
+        "the store's journal {} cannot be used: {reason}; restore it and the database from one backup, or move it away: \
+         what was put last, and is in the journal alone, is then lost", path.display()
+    )]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+    },
     /// The database of the store is of a later version.
     #[error(
         "the store's database {} has the layout {layout}, and this version of STOQ knows {known}; \
@@ -239,6 +250,7 @@ impl StoreError {
             Self::ReadOnly { .. }
             | Self::InUse { .. }
             | Self::Database { .. }
+            | Self::Journal { .. }
             | Self::Layout { .. }
             | Self::Foreign { .. }
             | Self::Incomplete { .. }

@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/store.redb                what is held, with leases, sums, files that are to be removed, and short payloads and hash pairs: see
 //!                                 `database`, `short`
+//! <dir>/store.journal.0, .1       what was put last, until the database has it: see `database::journal`; there while a process writes here
 //! <dir>/store.lock                locked by the process that writes here
 //! <dir>/lock/                     keeps versions out that know no database
 //! <dir>/data/<ab>/<64 hex>.blob   a payload longer than a group; shorter ones of versions before they were rows
@@ -77,7 +78,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another process has it open for writing, [`StoreError::Database`] if its database is damaged or none of a store,
-    /// [`StoreError::Layout`] if it is of a later version, [`StoreError::Io`] if the directory cannot be made or read.
+    /// [`StoreError::Layout`] if it is of a later version, [`StoreError::Journal`] if its journal is damaged or of another database, [`StoreError::Io`] if the directory cannot be made or read.
     pub fn open(dir: impl Into<PathBuf>, config: StoreConfig) -> Result<Self, StoreError> {
         Self::open_with(dir.into(), config, StoreDisk::new(Arc::new(MachineDisk)))
     }
@@ -103,10 +104,17 @@ impl Store {
             }
             Err(error) => return Err(error),
         };
-        let damage = Damage::of(&dir, &disk, read_only.is_none());
+        let mut damage = Damage::of(&dir, &disk, read_only.is_none());
         let in_flight = if read_only.is_none() { recovery::in_flight(&dir)? } else { HashSet::default() };
         let clock = saved_time::clock(&dir);
         let rows = Rows::open(&dir, &disk, read_only.is_none())?;
+        if let Some(path) = rows.missing_journal() {
+            damage.note(
+                path.display(),
+                "a file of the journal is missing: what was put last may be lost",
+                DamageOutcome::Left,
+            );
+        }
         let index = Index::new(config, Blocks::of_disk(&dir), rows, clock.shifts.clone());
         let scrub = Scrub::of(&index);
         let inner = Inner {

@@ -4,6 +4,7 @@ mod clock;
 mod damage;
 mod database;
 mod earlier;
+mod journal;
 #[path = "../data/mod.rs"]
 mod data;
 mod leases;

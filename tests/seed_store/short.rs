@@ -190,6 +190,8 @@ fn no_page_of_the_database_that_rots_ends_the_program_or_gives_other_bytes() {
             let end = whole.len().min((page + 1) * PAGE);
             rotten[page * PAGE..end].fill(garbage);
             fs::write(&path, &rotten).unwrap();
+            // A store whose database cannot be written leaves its journal.
+            super::journal::journals(dir.path()).iter().for_each(|path| drop(fs::remove_file(path)));
             let store = match Store::open(dir.path(), StoreConfig::default()) {
                 Ok(store) => store,
                 Err(StoreError::Database { .. } | StoreError::Io { .. }) => {

@@ -80,6 +80,9 @@ struct Model {
     /// Whether a sync takes all earlier changes of names along.
     ordered: bool,
     mutant: Option<DiskMutant>,
+    /// The bytes of a journal after which the database takes it over.
+    journal_bytes_max: u64,
+    takes_over_beside: bool,
     files: Vec<Contents>,
     inodes: HashMap<u64, usize>,
     /// The names when the disk was made, those of now, and the changes between.
@@ -101,6 +104,8 @@ impl FaultyDisk {
         let mut random = StdRng::seed_from_u64(seed);
         let mut model = Model {
             ordered: random.random(),
+            journal_bytes_max: [0, 8192, 40_000, u64::MAX][random.random_range(0..4)],
+            takes_over_beside: false,
             random,
             steps: 0,
             fault,
@@ -114,6 +119,15 @@ impl FaultyDisk {
         model.find(root, root);
         model.first = model.now.clone();
         Self { root: root.to_owned(), model: Mutex::new(model) }
+    }
+
+    /// The same, with a journal of this many bytes that is taken over on another thread: the order of changes is not drawn.
+    pub(crate) fn with_take_overs_beside(self, journal_bytes_max: u64) -> Self {
+        let mut model = self.model();
+        model.journal_bytes_max = journal_bytes_max;
+        model.takes_over_beside = true;
+        drop(model);
+        self
     }
 
     /// Changes so far.
@@ -327,6 +341,14 @@ impl Contents {
 }
 
 impl Disk for FaultyDisk {
+    fn journal_bytes_max(&self) -> u64 {
+        self.model().journal_bytes_max
+    }
+
+    fn takes_over_beside(&self) -> bool {
+        self.model().takes_over_beside
+    }
+
     fn create(&self, path: &Path) -> io::Result<File> {
         let name = self.relative(path);
         self.change(

@@ -1,6 +1,6 @@
 //! The bytes of short payloads: rows that are read without the lock of the index.
 
-use super::opened::LatestRows;
+use super::latest::LatestRows;
 use super::rows::Rows;
 use super::table::StoreTable;
 use bytes::Bytes;
@@ -30,8 +30,7 @@ impl RowBytes {
                 Ok(())
             }
             Self::Stored(latest, number) => {
-                let snapshot = latest.get().ok_or(io::ErrorKind::NotFound)?;
-                match snapshot.read(StoreTable::Bytes, &key(*number), offset, out) {
+                match latest.read(StoreTable::Bytes, &key(*number), offset, out) {
                     Ok(read) => read.map_err(io::Error::from),
                     Err(redb::Error::Io(error)) => Err(error),
                     Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),

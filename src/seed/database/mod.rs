@@ -1,14 +1,24 @@
-//! The database of a store: the file `store.redb`, the rows in it, and changes that are not committed yet.
+//! The database of a store: the file `store.redb`, the rows in it, its journal, and changes that are not committed yet.
 
 mod backend;
+mod batch;
 mod bytes;
+mod commit;
+mod committing;
 mod guard;
+mod journal;
+mod latest;
 mod opened;
 mod rows;
+mod rows_journal;
+mod snapshot;
 mod table;
+mod take_over;
 
 pub(super) use bytes::RowBytes;
+pub(super) use commit::Commit;
+pub(super) use committing::CommitEnd;
 pub use guard::catches_panics;
 pub(super) use opened::DATABASE;
-pub(super) use rows::{Commit, Rows};
+pub(super) use rows::Rows;
 pub(super) use table::StoreTable;

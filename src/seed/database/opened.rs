@@ -2,56 +2,29 @@
 
 use super::backend::DatabaseFile;
 use super::guard::{GuardedDatabase, guarded};
+use super::journal::JournalNote;
+use super::latest::LatestRows;
+use super::snapshot::{Snapshot, definition};
 use super::table::{Changes, StoreTable};
 use crate::limits::DATABASE_CACHE_BYTES;
 use crate::seed::disk::{StoreDisk, parent, write_error};
 use crate::seed::error::StoreError;
-use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
-use std::fmt::{self, Debug, Formatter};
+use redb::{ReadableDatabase, ReadableTable};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the file.
 pub(in crate::seed) const DATABASE: &str = "store.redb";
 /// The version of the tables and of what their rows hold.
-const LAYOUT: u32 = 2;
-/// The earlier version, whose short payloads are files as well.
-const EARLIER_LAYOUT: u32 = 1;
+const LAYOUT: u32 = 3;
+/// Earlier versions: short payloads were files as well, and later there was no journal.
+const EARLIER_LAYOUTS: [u32; 2] = [1, 2];
 /// The row of the layout's version.
 const LAYOUT_ROW: &[u8] = b"layout";
-
-/// All rows at one commit. It may be read without any lock.
-pub(super) struct Snapshot([ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTable::ALL.len()]);
-
-impl Debug for Snapshot {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str("Snapshot")
-    }
-}
-
-/// The rows of the last commit, for readers that outlive it. Once the database is closed there are none.
-#[derive(Debug, Default)]
-pub(in crate::seed) struct LatestRows(Mutex<Option<Arc<Snapshot>>>);
-
-impl LatestRows {
-    fn latest(&self) -> MutexGuard<'_, Option<Arc<Snapshot>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn get(&self) -> Option<Arc<Snapshot>> {
-        self.latest().clone()
-    }
-
-    pub(super) fn set(&self, snapshot: Snapshot) {
-        *self.latest() = Some(Arc::new(snapshot));
-    }
-
-    pub(super) fn close(&self) {
-        *self.latest() = None;
-    }
-}
+/// The row of what the database knows of its journal.
+const JOURNAL_ROW: &[u8] = b"journal";
 
 /// How the database's file is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,10 +45,6 @@ pub(super) struct Database {
     alive: Arc<AtomicBool>,
     access: DatabaseAccess,
     latest: Arc<LatestRows>,
-}
-
-fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-    TableDefinition::new(table.name())
 }
 
 impl Database {
@@ -120,7 +89,7 @@ impl Database {
         let opened =
             guarded(|| Ok(GuardedDatabase::new(builder.create_with_backend(backend)?))).map_err(damaged)?;
         prepare(&opened, path)?;
-        latest.set(snapshot(&opened).map_err(damaged)?);
+        latest.set(Snapshot::of(&opened).map_err(damaged)?);
         let (path, disk, latest) = (path.to_owned(), disk.clone(), latest.clone());
         Ok(Self { path, disk, opened: Arc::new(opened), alive, access, latest })
     }
@@ -135,9 +104,22 @@ impl Database {
         (self.access, self.opened.clone())
     }
 
-    /// Takes over what was committed.
+    /// What the database knows of its journal.
+    pub(super) fn journal_note(&self) -> Result<JournalNote, StoreError> {
+        let row = match self.latest.snapshot() {
+            Some(snapshot) => snapshot.get(StoreTable::Notes, JOURNAL_ROW),
+            None => Ok(None),
+        };
+        let row = row.map_err(|error| damaged(&self.path, error))?;
+        row.and_then(|row| JournalNote::parse(&row)).ok_or_else(|| StoreError::Database {
+            path: self.path.clone(),
+            reason: "the row of its journal is missing or damaged".into(),
+        })
+    }
+
+    /// Shows what was committed: changes, and all that was taken from a journal.
     pub(super) fn refresh(&mut self) -> Result<(), StoreError> {
-        self.latest.set(snapshot(&self.opened).map_err(|error| damaged(&self.path, error))?);
+        self.latest.taken(Snapshot::of(&self.opened).map_err(|error| damaged(&self.path, error))?);
         Ok(())
     }
 
@@ -196,7 +178,7 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<(), StoreError> {
     let earlier = guarded(layout).map_err(damaged)?;
     match earlier {
         Some(LAYOUT) => return Ok(()),
-        Some(EARLIER_LAYOUT) => {}
+        Some(earlier) if EARLIER_LAYOUTS.contains(&earlier) => {}
         Some(layout) => {
             return Err(StoreError::Layout { path: path.to_owned(), layout, known: LAYOUT });
         }
@@ -212,93 +194,47 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<(), StoreError> {
         for table in StoreTable::ALL {
             writing.open_table(definition(table))?;
         }
-        writing.open_table(definition(StoreTable::Notes))?.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
+        {
+            let mut notes = writing.open_table(definition(StoreTable::Notes))?;
+            notes.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
+            if notes.get(JOURNAL_ROW)?.is_none() {
+                notes.insert(JOURNAL_ROW, &JournalNote::new().emit()[..])?;
+            }
+        }
         Ok(writing.commit()?)
     };
     guarded(make).map_err(damaged)
 }
 
-fn snapshot(database: &GuardedDatabase) -> Result<Snapshot, redb::Error> {
-    guarded(|| {
-        let reading = database.get()?.begin_read()?;
-        let mut tables = Vec::with_capacity(StoreTable::ALL.len());
-        for table in StoreTable::ALL {
-            tables.push(reading.open_table(definition(table))?);
-        }
-        let tables = tables.try_into();
-        Ok(Snapshot(tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?))
-    })
+/// Writes changes, the older ones first, and makes them durable with the note of the journal: all or none.
+pub(super) fn write(
+    database: &GuardedDatabase,
+    changes: &[&Changes],
+    note: &JournalNote,
+) -> Result<(), redb::Error> {
+    guarded(|| write_all(database, changes, note))
 }
 
-impl Snapshot {
-    pub(super) fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-        guarded(|| Ok(self.0[table as usize].get(key)?.map(|value| value.value().to_vec())))
-    }
-
-    /// Fills `out` with the bytes of a row from `offset` on, if there is such a row and it is long enough.
-    pub(super) fn read(
-        &self,
-        table: StoreTable,
-        key: &[u8],
-        offset: u64,
-        out: &mut [u8],
-    ) -> Result<Result<(), io::ErrorKind>, redb::Error> {
-        guarded(|| {
-            let Some(row) = self.0[table as usize].get(key)? else { return Ok(Err(io::ErrorKind::NotFound)) };
-            let rest = usize::try_from(offset).ok().and_then(|offset| row.value().get(offset..));
-            let Some(found) = rest.and_then(|rest| rest.get(..out.len())) else {
-                return Ok(Err(io::ErrorKind::UnexpectedEof));
-            };
-            out.copy_from_slice(found);
-            Ok(Ok(()))
-        })
-    }
-
-    /// The first row at `from` or after it.
-    pub(super) fn next(&self, table: StoreTable, from: &[u8]) -> Result<Option<Row>, redb::Error> {
-        guarded(|| {
-            let mut rows = self.0[table as usize].range(from..)?;
-            let Some(row) = rows.next() else { return Ok(None) };
-            let (key, value) = row?;
-            Ok(Some((key.value().to_vec(), value.value().to_vec())))
-        })
-    }
-
-    /// The last row before `end`.
-    pub(super) fn previous(&self, table: StoreTable, end: &[u8]) -> Result<Option<Row>, redb::Error> {
-        guarded(|| {
-            let mut rows = self.0[table as usize].range(..end)?;
-            let Some(row) = rows.next_back() else { return Ok(None) };
-            let (key, value) = row?;
-            Ok(Some((key.value().to_vec(), value.value().to_vec())))
-        })
-    }
-}
-
-/// A key and its value.
-pub(super) type Row = (Vec<u8>, Vec<u8>);
-
-/// Writes changes and makes them durable: all or none.
-pub(super) fn write(database: &GuardedDatabase, changes: &Changes) -> Result<(), redb::Error> {
-    guarded(|| write_all(database, changes))
-}
-
-fn write_all(database: &GuardedDatabase, changes: &Changes) -> Result<(), redb::Error> {
+fn write_all(
+    database: &GuardedDatabase,
+    changes: &[&Changes],
+    note: &JournalNote,
+) -> Result<(), redb::Error> {
     let mut writing = database.get()?.begin_write()?;
     // After a crash it opens at once, however large it is.
     writing.set_quick_repair(true);
     for table in StoreTable::ALL {
-        let changed = changes.of(table);
-        if changed.is_empty() {
+        if changes.iter().all(|changes| changes.of(table).is_empty()) {
             continue;
         }
         let mut open = writing.open_table(definition(table))?;
-        for (key, value) in changed {
+        for (key, value) in changes.iter().flat_map(|changes| changes.of(table)) {
             match value {
                 Some(value) => drop(open.insert(key.as_slice(), value.as_slice())?),
                 None => drop(open.remove(key.as_slice())?),
             }
         }
     }
+    writing.open_table(definition(StoreTable::Notes))?.insert(JOURNAL_ROW, &note.emit()[..])?;
     Ok(writing.commit()?)
 }

@@ -2,9 +2,16 @@
 //!
 //! A change is seen at once, and is durable after the commit that takes it. One commit takes all changes that were made until it begins. If it
 //! fails, they stay changes: the next commit takes them again, with what has become of them since.
+//!
+//! A commit is a batch of the [journal](super::journal), whose rows stay in memory. When a file of it has
+//! [`STORE_JOURNAL_BYTES_MAX`](crate::limits::STORE_JOURNAL_BYTES_MAX), the database takes them over. The first commit of a process, one after an
+//! error of the journal and the last one go into the database themselves, with all that the journal has.
 
-use super::guard::GuardedDatabase;
-use super::opened::{Database, DatabaseAccess, LatestRows, Row, Snapshot, write};
+use super::journal::{JournalNote, replay};
+use super::latest::LatestRows;
+use super::opened::{Database, DatabaseAccess};
+use super::rows_journal::RowsJournal;
+use super::snapshot::{Row, Snapshot};
 use super::table::{Changes, StoreTable};
 use crate::seed::disk::StoreDisk;
 use crate::seed::error::StoreError;
@@ -17,30 +24,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug)]
 pub(in crate::seed) struct Rows {
     database: Mutex<Database>,
-    changed: Changes,
+    pub(super) changed: Changes,
     /// What a commit on some thread is writing.
-    committing: Option<Arc<Changes>>,
+    pub(super) committing: Option<Arc<Changes>>,
     /// Whether the file may be written.
-    writable: bool,
+    pub(super) writable: bool,
     /// Why a row could not be read: what was changed since may be wrong, and is not committed.
     fault: Mutex<Option<StoreError>>,
-}
-
-/// A commit that is on its way.
-pub(in crate::seed) struct Commit {
-    changes: Arc<Changes>,
-    database: Arc<GuardedDatabase>,
-}
-
-impl Commit {
-    /// Writes it. Blocks on the disk.
-    pub(in crate::seed) fn write(&self) -> Result<(), redb::Error> {
-        write(&self.database, &self.changes)
-    }
+    pub(super) journal: RowsJournal,
 }
 
 impl Drop for Rows {
     fn drop(&mut self) {
+        // Nothing is written after the store's lock is free.
+        self.journal.wait();
         // Payloads that are open keep no file of a store that is closed.
         self.database().latest().close();
     }
@@ -52,13 +49,39 @@ enum Way {
     Previous,
 }
 
+type Layer = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+impl Way {
+    /// Puts the first row of a layer in place of `first`, if that does not come before it.
+    fn look(self, layer: &Layer, at: &[u8], first: &mut Option<(Vec<u8>, Option<Vec<u8>>)>) {
+        let found = match self {
+            Self::Next => layer.range::<[u8], _>((Included(at), Unbounded)).next(),
+            Self::Previous => layer.range::<[u8], _>((Unbounded, Excluded(at))).next_back(),
+        };
+        let Some((key, value)) = found else { return };
+        let is_first = first.as_ref().is_none_or(|(first, _)| match self {
+            Self::Next => key <= first,
+            Self::Previous => key >= first,
+        });
+        if is_first {
+            *first = Some((key.clone(), value.clone()));
+        }
+    }
+}
+
 impl Rows {
     /// The rows of the store in `dir`.
     pub(in crate::seed) fn open(dir: &Path, disk: &StoreDisk, writable: bool) -> Result<Self, StoreError> {
         let access = if writable { DatabaseAccess::Write } else { DatabaseAccess::Read };
-        let database = Mutex::new(Database::open(dir, disk, access)?);
+        let database = Database::open(dir, disk, access)?;
+        let note = database.journal_note()?;
+        let replay = replay(dir, &note, writable.then_some(disk))?;
+        database.latest().add(replay.changes);
+        let journal =
+            RowsJournal::new(dir, disk, JournalNote { taken: replay.sequence, ..note }, replay.missing);
         Ok(Self {
-            database,
+            database: Mutex::new(database),
+            journal,
             changed: Changes::default(),
             committing: None,
             writable,
@@ -66,24 +89,24 @@ impl Rows {
         })
     }
 
-    fn database(&self) -> MutexGuard<'_, Database> {
+    pub(super) fn database(&self) -> MutexGuard<'_, Database> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads rows of the database. After an error of the disk it is opened anew, once.
     fn read<T>(&self, read: impl Fn(&Snapshot) -> Result<Option<T>, redb::Error>) -> Option<T> {
-        let mut snapshot = self.database().latest().get()?;
+        let mut snapshot = self.database().latest().snapshot()?;
         if let Ok(found) = read(&snapshot) {
             return found;
         }
         {
             let mut database = self.database();
-            if database.latest().get().is_some_and(|latest| Arc::ptr_eq(&snapshot, &latest))
+            if database.latest().snapshot().is_some_and(|latest| Arc::ptr_eq(&snapshot, &latest))
                 && let Err(error) = database.reopen()
             {
                 tracing::error!(%error, "the store's database cannot be opened anew");
             }
-            snapshot = database.latest().get()?;
+            snapshot = database.latest().snapshot()?;
         }
         read(&snapshot).unwrap_or_else(|error| {
             let error = self.database().failed(error);
@@ -93,12 +116,12 @@ impl Rows {
         })
     }
 
-    fn fault(&self) -> MutexGuard<'_, Option<StoreError>> {
+    pub(super) fn fault(&self) -> MutexGuard<'_, Option<StoreError>> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The layers of changes, the newest first.
-    fn layers(&self, table: StoreTable) -> impl Iterator<Item = &BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+    fn layers(&self, table: StoreTable) -> impl Iterator<Item = &Layer> {
         [Some(&self.changed), self.committing.as_deref()].into_iter().flatten().map(move |of| of.of(table))
     }
 
@@ -113,8 +136,9 @@ impl Rows {
 
     /// The value of a row.
     pub(in crate::seed) fn get(&self, table: StoreTable, key: &[u8]) -> Option<Vec<u8>> {
-        match self.uncommitted(table, key) {
-            Some(changed) => changed.clone(),
+        let journaled = || self.latest().journaled(table, key);
+        match self.uncommitted(table, key).cloned().or_else(journaled) {
+            Some(changed) => changed,
             None => self.read(|snapshot| snapshot.get(table, key)),
         }
     }
@@ -137,21 +161,10 @@ impl Rows {
                 Way::Previous => snapshot.previous(table, &at),
             });
             let mut first = of_database.map(|(key, value)| (key, Some(value)));
-            let at_ = at.as_slice();
             // The oldest layer first: of one row the newest counts.
+            self.latest().each_journaled(|changes| way.look(changes.of(table), &at, &mut first));
             for changes in self.layers(table).collect::<Vec<_>>().into_iter().rev() {
-                let found = match way {
-                    Way::Next => changes.range::<[u8], _>((Included(at_), Unbounded)).next(),
-                    Way::Previous => changes.range::<[u8], _>((Unbounded, Excluded(at_))).next_back(),
-                };
-                let Some((key, value)) = found else { continue };
-                let is_first = first.as_ref().is_none_or(|(first, _)| match way {
-                    Way::Next => key <= first,
-                    Way::Previous => key >= first,
-                });
-                if is_first {
-                    first = Some((key.clone(), value.clone()));
-                }
+                way.look(changes, &at, &mut first);
             }
             match first? {
                 (key, Some(value)) => return Some((key, value)),
@@ -176,60 +189,5 @@ impl Rows {
     /// Whether something is to be committed.
     pub(in crate::seed) fn is_changed(&self) -> bool {
         !self.changed.is_empty()
-    }
-
-    /// Begins a commit of all changes so far; `None` if there are none. Only one may be on its way.
-    ///
-    /// # Errors
-    /// The disk's, if a row could not be read: the changes are then forgotten.
-    pub(in crate::seed) fn begin_commit(&mut self) -> Result<Option<Commit>, StoreError> {
-        let fault = self.fault().take();
-        if let Some(error) = fault {
-            self.changed = Changes::default();
-            return Err(error);
-        }
-        if !self.is_changed() {
-            return Ok(None);
-        }
-        let mut database = self.database();
-        if self.writable && database.writer().0 == DatabaseAccess::Read {
-            database.reopen()?;
-        }
-        let (_, writer) = database.writer();
-        drop(database);
-        let changes = Arc::new(std::mem::take(&mut self.changed));
-        self.committing = Some(changes.clone());
-        Ok(Some(Commit { changes, database: writer }))
-    }
-
-    /// Ends a commit. After an error its changes are changes again.
-    pub(in crate::seed) fn end_commit(
-        &mut self,
-        commit: Commit,
-        written: Result<(), redb::Error>,
-    ) -> Result<(), StoreError> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = match written {
-            Ok(()) => database.refresh(),
-            Err(error) => Err(database.failed(error)),
-        };
-        if ended.is_err()
-            && Arc::ptr_eq(&database.writer().1, &commit.database)
-            && let Err(error) = database.reopen()
-        {
-            tracing::error!(%error, "the store's database cannot be written: the store serves what it holds");
-        }
-        self.committing = None;
-        if ended.is_err() {
-            let Commit { changes, database: writer } = commit;
-            drop(writer);
-            let changes = Arc::try_unwrap(changes).unwrap_or_default();
-            for (changed, earlier) in self.changed.0.iter_mut().zip(changes.0) {
-                for (key, value) in earlier {
-                    changed.entry(key).or_insert(value);
-                }
-            }
-        }
-        ended
     }
 }

@@ -58,6 +58,31 @@ impl Changes {
         &self.0[table as usize]
     }
 
+    /// What a row is changed to, if it is.
+    pub(super) fn get(&self, table: StoreTable, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.of(table).get(key)
+    }
+
+    pub(super) fn cloned(&self) -> Self {
+        Self(self.0.clone())
+    }
+
+    /// Takes newer changes over these.
+    pub(super) fn absorb(&mut self, newer: Self) {
+        for (changed, newer) in self.0.iter_mut().zip(newer.0) {
+            if changed.is_empty() {
+                *changed = newer;
+            } else {
+                changed.extend(newer);
+            }
+        }
+    }
+
+    /// The number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(BTreeMap::len).sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(BTreeMap::is_empty)
     }

@@ -57,7 +57,8 @@ fn blocks_of_lanes_whose_put_failed_are_charged() {
     let begun = {
         let directory = scratch();
         let (disk, store) = open(&directory, 0, u64::MAX - 1);
-        put_lanes(&store.unwrap(), "0").unwrap();
+        let store = store.unwrap();
+        put_lanes(&store, "0").unwrap();
         disk.steps()
     };
     let mut failed = 0;
