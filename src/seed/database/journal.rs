@@ -6,7 +6,7 @@
 //!
 //! The batches have numbers without gaps, and the database notes the last that it has. While it takes those of one file over, commits go on into
 //! the other. A file is written over from its start once all of it was taken, so behind its batches are older ones, and these do not count.
-//! What a crash tears is the last batch, which nobody was told of.
+//! What a crash tears is the last batch, which was never confirmed.
 
 use super::batch::{BatchHead, HEAD_BYTES, JournalKey};
 use super::table::Changes;
