@@ -382,6 +382,17 @@ pub const RETRIES_BURST: u32 = 1_000;
 /// Between two stateless resets of a worker, microseconds. A reset is shorter than the packet that it answers
 /// (RFC 9000 §10.3), and a restarted gateway owes one to each peer.
 pub const RESET_INTERVAL_US: u64 = 1_000;
+/// The highest rotation of a fleet's connection IDs: their first octet has 3 bits for it, and 7 is no rotation
+/// (draft-ietf-quic-load-balancers-21 §3).
+pub const CID_ROTATION_MAX: u8 = 6;
+/// How long a connection ID of a fleet is used, seconds: its peer then gets another one, of the rotation that issues by then.
+pub const CID_LIFETIME_S: u64 = 600;
+/// How long a rotation of a fleet is accepted after it issued, seconds. quinn-proto may let IDs that it issued together with others live
+/// for two lifetimes: it asks a peer to retire no further ones before the peer has retired those before.
+pub const CID_ROTATION_KEPT_S: u64 = 3 * CID_LIFETIME_S;
+/// How long an address is taken as proven by a NEW_TOKEN token, seconds: a process does not know which tokens were used with others that have its
+/// key, so that an observer of a token can use it once at each of them.
+pub const ADDRESS_TOKEN_S: u64 = 86_400;
 /// Times that a CONNECTION_CLOSE is sent again without a sign of the peer (RFC 9000 §10.2.1).
 pub const CLOSE_REPEATS_MAX: u32 = 2;
 /// The margin over the measured round trip before a CONNECTION_CLOSE is sent again, milliseconds: the delay of

@@ -307,6 +307,7 @@ pub(super) fn gateway(
                 .unwrap(),
         ),
         restart_secret: identity.restart_secret().cloned(),
+        fleet: setup.fleet.clone().filter(|_| index == 0),
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
         ..NodeConfig::default()
