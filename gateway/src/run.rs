@@ -72,6 +72,10 @@ impl Gateway {
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
         let fleet = config.fleet.as_ref().map(fleet::start).transpose()?;
+        if let Some(fleet) = &fleet {
+            let (server_id, rotations) = (fleet.server_id(), fleet.rotations().len());
+            tracing::info!(%server_id, rotations, "connection IDs name this gateway of the fleet");
+        }
         let (renewed, identity) = renewable::node(config, fleet.clone(), key_log.clone())?;
         // The network opens first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
