@@ -205,7 +205,8 @@ fn fleet(config: &GatewayConfig, findings: &mut Findings) {
             findings.ok("fleet", found);
         }
         Err(error) => {
-            let fix = "follow the line above; a gateway with another key cannot read the others' connection IDs";
+            let fix =
+                "follow the line above; a gateway with another key cannot read the others' connection IDs";
             findings.push("fleet", Severity::Failed, format!("{error:#}"), Some(fix.into()));
         }
     }

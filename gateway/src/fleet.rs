@@ -109,7 +109,7 @@ fn read_key(path: &Path) -> anyhow::Result<FleetSecret> {
     };
     ensure!(
         exposed.is_none(),
-        "fleet.key_file: {shown} is open to other users (mode {:04o}); run: chmod 600 {shown}",
+        "fleet.key_file: {shown} is readable by other users (mode {:04o}); run: chmod 600 {shown}",
         exposed.unwrap_or_default()
     );
     Ok(secret)

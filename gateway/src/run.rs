@@ -130,8 +130,10 @@ impl Gateway {
             admin: admin.as_ref().map(Admin::local),
             capture: config.capture.socket.clone(),
         };
-        let live =
-            Live::new(config, reload::ReloadParts { identity, dates, hops, store, admin, fleet, key_log, reloads });
+        let live = Live::new(
+            config,
+            reload::ReloadParts { identity, dates, hops, store, admin, fleet, key_log, reloads },
+        );
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, _capture: capture })
     }
 

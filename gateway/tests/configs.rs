@@ -175,7 +175,9 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
     }
     assert_eq!(shown["fleet"], plain("fleet"));
-    let rotation = format!("{GATEWAY}\n[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\n[[fleet.rotation]]\nzzz = 1\n");
+    let rotation = format!(
+        "{GATEWAY}\n[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\n[[fleet.rotation]]\nzzz = 1\n"
+    );
     assert_eq!(shown["fleet.rotation"], allowed(&rotation, true), "[[fleet.rotation]]");
     assert_eq!(shown["rights"], allowed(&format!("{GATEWAY}\n[[rights]]\nzzz = 1\n"), true), "[[rights]]");
 }

@@ -4,8 +4,8 @@
 //! key of a gateway's stateless resets, which depends on the server ID too. Each gateway can compute the resets of each other one.
 
 use super::fleet_settings::{FleetSettings, RotationState};
-use super::routable::{RoutableCid, RoutableKey, RoutableParts, ServerId, rotation_of};
-use crate::limits::{CID_ROTATION_MAX, WORKERS_MAX};
+use super::routable::{CID_ROTATION_MAX, RoutableCid, RoutableKey, RoutableParts, ServerId, rotation_of};
+use crate::limits::WORKERS_MAX;
 use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::ConnectionId;
 use quinn_proto::crypto::{AeadKey, CryptoError, HandshakeTokenKey, HmacKey};
@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn the_keys_of_the_vectors_follow_from_their_secrets() {
         let vectors: Value = serde_json::from_str(include_str!("../../tests/vectors/cid.json")).unwrap();
-        let octets = |entry: &Value, key: &str| HEXLOWER.decode(entry[key].as_str().unwrap().as_bytes()).unwrap();
+        let octets =
+            |entry: &Value, key: &str| HEXLOWER.decode(entry[key].as_str().unwrap().as_bytes()).unwrap();
         for entry in vectors["keys"].as_array().unwrap() {
             let rotation = CidRotation {
                 number: u8::try_from(entry["rotation"].as_u64().unwrap()).unwrap(),

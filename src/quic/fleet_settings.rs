@@ -3,8 +3,8 @@
 //! A rotation is a salt under a number that each connection ID shows. One rotation issues; the others are accepted. Rotating is three steps, and no
 //! connection is lost by them: accept the new rotation at every gateway, let it issue, and remove the old one when no connection has its IDs.
 
-use super::routable::ServerId;
-use crate::limits::{CID_ROTATION_KEPT_S, CID_ROTATION_MAX};
+use super::routable::{CID_ROTATION_MAX, ServerId};
+use crate::limits::CID_ROTATION_KEPT_S;
 use aws_lc_rs::hkdf;
 use data_encoding::HEXLOWER;
 use rand::{Rng, RngCore};
@@ -66,7 +66,11 @@ impl FleetSecret {
     }
 
     /// A key of this secret.
-    pub(super) fn derive<const LEN: usize>(&self, salt: RotationSalt, info: &[&[u8]]) -> Zeroizing<[u8; LEN]> {
+    pub(super) fn derive<const LEN: usize>(
+        &self,
+        salt: RotationSalt,
+        info: &[&[u8]],
+    ) -> Zeroizing<[u8; LEN]> {
         struct Len(usize);
         impl hkdf::KeyType for Len {
             fn len(&self) -> usize {
@@ -200,16 +204,24 @@ pub enum RotationError {
     #[error("rotation {0} is there twice; give each a number of its own")]
     Twice(u8),
     /// Two rotations have one salt, and so the same keys.
-    #[error("rotations {0} and {1} have the same salt, and so the same keys; `stoq-gateway fleet salt` makes another")]
+    #[error(
+        "rotations {0} and {1} have the same salt, and so the same keys; `stoq-gateway fleet salt` makes another"
+    )]
     SameSalt(u8, u8),
     /// The salt of a rotation in use is another one than before.
-    #[error("rotation {0} has another salt than before, and connections have IDs of it; give the new salt to a rotation of another number")]
+    #[error(
+        "rotation {0} has another salt than before, and connections have IDs of it; give the new salt to a rotation of another number"
+    )]
     Salted(u8),
     /// A rotation that was not accepted before would issue.
-    #[error("rotation {0} was not accepted before it issues, so other gateways may not know it; give it state = \"accept\" first, at every gateway, and \"issue\" in a later reload")]
+    #[error(
+        "rotation {0} was not accepted before it issues, so other gateways may not know it; give it state = \"accept\" first, at every gateway, and \"issue\" in a later reload"
+    )]
     NotAccepted(u8),
     /// A rotation is gone whose connection IDs may be in use.
-    #[error("rotation {number} issued until less than {CID_ROTATION_KEPT_S} s ago, and connections have IDs of it; keep it with state = \"accept\" for {left_s} s more")]
+    #[error(
+        "rotation {number} issued until less than {CID_ROTATION_KEPT_S} s ago, and connections have IDs of it; keep it with state = \"accept\" for {left_s} s more"
+    )]
     InUse {
         /// Its number.
         number: u8,
@@ -338,7 +350,10 @@ mod tests {
         assert_eq!(ServerId([0, 4, 0xd2]).to_string(), "0004d2");
         for wrong in ["", "4d2", "0004D2", "0004d2 ", "0004d200", "x004d2"] {
             let error = wrong.parse::<ServerId>().unwrap_err().to_string();
-            assert!(error.contains("6 hexadecimal digits") && error.contains("00002a"), "{error}");
+            assert!(
+                error.contains("6 hexadecimal digits of lower case") && error.contains("00002a"),
+                "{error}"
+            );
         }
         let salt = RotationSalt::random();
         assert_eq!(salt.to_string().parse(), Ok(salt));

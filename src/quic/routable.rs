@@ -7,15 +7,16 @@
 //!
 //! The server ID and the draft's nonce have 16 octets together, so the draft has them encrypted in a single pass (§5.4.1 there). To a
 //! balancer the nonce is 13 octets; its first two are the worker, which the balancer need not know. 16 is the draft's length in the first
-//! octet: the octets after it. Whoever has the key reads the gateway and the worker with one decryption. Without it, IDs of one gateway
+//! octet: the octets after it. A node with the key reads the gateway and the worker with one decryption. Without it, IDs of one gateway
 //! look unrelated (RFC 9000 §5.1).
 
-use crate::limits::CID_ROTATION_MAX;
 use aws_lc_rs::cipher::{AES_128, DecryptingKey, DecryptionContext, EncryptingKey, UnboundCipherKey};
 use std::fmt;
 
 /// Octets of such a connection ID.
 pub const ROUTABLE_CID_LEN: usize = 17;
+/// The highest rotation: the first octet has 3 bits for it, and 7 is no rotation (§3 of the draft).
+pub const CID_ROTATION_MAX: u8 = 6;
 /// Octets of a block of AES.
 const BLOCK_LEN: usize = 16;
 /// The lower five bits of the first octet: the octets after it.

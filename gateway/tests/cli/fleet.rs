@@ -18,9 +18,10 @@ fn site() -> Site {
 
 /// The section of a gateway with these rotations, each with its state.
 fn section(rotations: &[(usize, &str)]) -> String {
-    let mut text = "[reload]\nwatch = false\n[quic]\nidle_timeout_ms = 3600000\n[fleet]\nkey_file = \"fleet.key\"\n\
+    let mut text =
+        "[reload]\nwatch = false\n[quic]\nidle_timeout_ms = 3600000\n[fleet]\nkey_file = \"fleet.key\"\n\
         server_id = \"0004d2\"\n"
-        .to_owned();
+            .to_owned();
     for (number, state) in rotations {
         let salt = SALTS[*number];
         text += &format!("[[fleet.rotation]]\nnumber = {number}\nsalt = \"{salt}\"\nstate = \"{state}\"\n");
@@ -96,7 +97,10 @@ fn the_key_of_a_fleet_is_rotated_by_reloads_and_no_step_can_be_left_out() {
     };
     let told = reload(&mut gateway, &[(0, "accept"), (1, "issue")], "reload-refused");
     let error = told["error"].as_str().unwrap();
-    assert!(error.contains("rotation 1 was not accepted before") && error.contains("\"accept\" first"), "{told}");
+    assert!(
+        error.contains("rotation 1 was not accepted before") && error.contains("\"accept\" first"),
+        "{told}"
+    );
     let told = reload(&mut gateway, &[(0, "issue"), (1, "accept")], "reloaded");
     assert_eq!(told["changed"], json!(["fleet.rotation"]), "{told}");
     assert_eq!(told["needs_restart"], json!([]), "{told}");
@@ -122,7 +126,7 @@ fn a_key_file_is_made_once_for_its_user_alone_and_a_gateway_starts_by_the_sectio
     assert_eq!((made.len(), made.permissions().mode() & 0o777), (32, 0o600));
     let before = std::fs::read(&key).unwrap();
     let (_, stderr) = make(1);
-    assert!(stderr.contains("is not overwritten"), "{stderr}");
+    assert!(stderr.contains("know each other's connections by it; give a new name"), "{stderr}");
     assert_eq!(std::fs::read(&key).unwrap(), before);
     site.more = section;
     drop(site.start());
@@ -141,7 +145,10 @@ fn a_key_file_that_is_missing_open_to_others_or_of_another_length_starts_no_gate
     let key = site.path("fleet.key");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = refused(&site);
-    assert!(error.contains("mode 0644") && error.contains("chmod 600"), "{error}");
+    assert!(
+        error.contains("is readable by other users (mode 0644)") && error.contains("chmod 600"),
+        "{error}"
+    );
     write_secret(&key, [7; 31]);
     assert!(refused(&site).contains("has not the 32 octets"));
     std::fs::remove_file(&key).unwrap();
