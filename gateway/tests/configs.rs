@@ -264,6 +264,13 @@ fn with_number(name: &str, value: &str) -> String {
         "rights" => {
             format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
         }
+        "fleet" => {
+            format!(
+                "{GATEWAY}[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\n[[fleet.rotation]]\nsalt = \"{}\"\nstate = \"issue\"\n\
+                 number = {value}\n",
+                "00".repeat(16)
+            )
+        }
         "gateway" => {
             let trusting = GATEWAY.replace("client_auth", &format!("node_ids = [\"{NODE}\"]\nclient_auth"));
             format!(
