@@ -2,6 +2,7 @@
 
 mod checking;
 mod pacing;
+mod proof;
 mod steering;
 mod scrub;
 mod store;
@@ -9,6 +10,7 @@ mod streams;
 
 pub use checking::*;
 pub use pacing::*;
+pub use proof::*;
 pub use scrub::*;
 pub use steering::*;
 pub use store::*;
@@ -369,19 +371,6 @@ pub const HANDSHAKE_MS_MAX: u64 = 10_000;
 /// How long after the handshake the SETTINGS of a peer that connected to this side may take, milliseconds. A half of a stream that is longer
 /// than [`STREAM_PART_BYTES`] waits for them, and keeps its file and its credit meanwhile.
 pub const ACCEPTED_SETTINGS_MS_MAX: u64 = 30_000;
-/// Handshakes with addresses that proved nothing and that do not come to their end: at once, a worker. Past it a client must prove its address
-/// first. A handshake that is completed does not count.
-pub const UNPROVEN_HANDSHAKES_BURST: u32 = 256;
-/// The same, a second: each costs a signature.
-pub const UNPROVEN_HANDSHAKES_PER_S: u32 = 10;
-/// Retry packets of a worker that is busy, a second. Each costs the keys of an Initial packet and an encrypted token; an attempt past it is dropped.
-/// A turn without work allows one more.
-pub const RETRIES_PER_S: u32 = 500;
-/// Retry packets of a worker at once.
-pub const RETRIES_BURST: u32 = 1_000;
-/// Between two stateless resets of a worker, microseconds. A reset is shorter than the packet that it answers
-/// (RFC 9000 §10.3), and a restarted gateway owes one to each peer.
-pub const RESET_INTERVAL_US: u64 = 1_000;
 /// Times that a CONNECTION_CLOSE is sent again without a sign of the peer (RFC 9000 §10.2.1).
 pub const CLOSE_REPEATS_MAX: u32 = 2;
 /// The margin over the measured round trip before a CONNECTION_CLOSE is sent again, milliseconds: the delay of

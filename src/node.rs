@@ -7,6 +7,7 @@ use crate::limits::{
     INCOMING_ALL_BYTES_MAX, INCOMING_BYTES_MAX, PEER_GATEWAY_CONNECTIONS_DEFAULT, VERIFY_THREADS_LEN_MAX,
 };
 use crate::queue::{AppPort, Command, GroupChecks, Waker, application_failed, check_rings};
+use crate::quic::fleet_settings::FleetSettings;
 use crate::quic::keys::{NodeKeys, RestartSecret};
 use crate::quic::qlog::{Qlog, Sampler};
 use crate::quic::transport::{QuicConfig, Transports};
@@ -89,6 +90,8 @@ pub struct NodeConfig {
     /// The identity's secret, from which the keys that outlive the process derive; `None`: peers of an earlier
     /// process get no stateless reset.
     pub restart_secret: Option<RestartSecret>,
+    /// Of a gateway in a fleet: its keys, in the place of those that derive from the identity. Its rotations may change.
+    pub fleet: Option<FleetSettings>,
     /// How connections behave.
     pub quic: QuicConfig,
     /// How long peers may be silent on connections that this node opens.
@@ -126,6 +129,7 @@ impl Default for NodeConfig {
             cache: None,
             rights: Arc::default(),
             restart_secret: None,
+            fleet: None,
             quic: QuicConfig::default(),
             silence: SilenceLimits::default(),
             qlog: None,
@@ -271,12 +275,15 @@ impl Node {
         &self.shared
     }
 
-    /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections, and the rights for new requests; its other parts
+    /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections, the rights for new requests, and the rotations of its fleet; its other parts
     /// count only at the start. Open connections go on as they began, except those to nodes that are no longer peer
     /// gateways: they are closed once no request runs on them.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.window_budget.set_total(config.quic.window_budget_bytes());
         self.shared.node_seats.set_max(config.quic.connections_per_node_max);
+        if let Some(fleet) = &config.fleet {
+            self.shared.keys.renew(fleet);
+        }
         self.shared.renew(Renewal {
             quic: config.quic(self.device_mtu),
             peer_gateways: config.peer_gateways.clone(),
@@ -347,6 +354,9 @@ impl Drop for Node {
 impl NodeConfig {
     /// The keys of a node on these networks, the queues of one device.
     pub fn keys(&self, networks: &[NetworkInfo]) -> NodeKeys {
+        if let Some(fleet) = &self.fleet {
+            return NodeKeys::of_fleet(fleet);
+        }
         match (&self.restart_secret, networks.first()) {
             (Some(secret), Some(network)) => NodeKeys::derived(secret, &network.local),
             _ => NodeKeys::random(),

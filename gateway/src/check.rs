@@ -46,6 +46,7 @@ pub struct Finding {
 pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     let mut findings = Findings::default();
     certificates(config, &mut findings);
+    fleet(config, &mut findings);
     cores(config, &mut findings);
     match machine::ensure_memory(&config.network, config.memory_tier_bytes()) {
         Ok((wanted_mib, total_mib)) => {
@@ -191,6 +192,23 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
                 findings.push("certificates", Severity::Failed, error.to_string(), Some(fix.into()));
             }
         },
+    }
+}
+
+/// Reads the key of the gateway's fleet.
+fn fleet(config: &GatewayConfig, findings: &mut Findings) {
+    let Some(fleet) = &config.fleet else { return };
+    match crate::fleet::start(fleet) {
+        Ok(settings) => {
+            let numbers: Vec<_> = settings.rotations().iter().map(|r| r.number.to_string()).collect();
+            let found = format!("server ID {}, rotations {}", settings.server_id(), numbers.join(", "));
+            findings.ok("fleet", found);
+        }
+        Err(error) => {
+            let fix =
+                "follow the line above; a gateway with another key cannot read the others' connection IDs";
+            findings.push("fleet", Severity::Failed, format!("{error:#}"), Some(fix.into()));
+        }
     }
 }
 

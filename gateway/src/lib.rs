@@ -27,6 +27,7 @@ pub mod periodic;
 pub mod capabilities;
 pub mod dates;
 pub mod descriptors;
+pub mod fleet;
 pub mod logging;
 pub mod panics;
 pub mod port_watch;

@@ -9,7 +9,7 @@ use crate::dates::{Dates, out_of_dates};
 use crate::events::{Event, Reloaded};
 use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
-use crate::{logging, panics, renewable, rights};
+use crate::{fleet, logging, panics, renewable, rights};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use stoq::hop::Hops;
 use stoq::node::Node;
+use stoq::quic::fleet_settings::FleetSettings;
 use stoq::seed::Store;
 use stoq::tls::Identity;
 
@@ -27,6 +28,7 @@ const LIVE: &[&str] = &[
     "tls",
     "quic",
     "gateway",
+    "fleet.rotation",
     "rights",
     "hops.transit",
     "hops.budget_max_bytes",
@@ -65,6 +67,8 @@ pub struct ReloadParts {
     pub store: Option<Arc<Store>>,
     /// The admin endpoint, if there is one.
     pub admin: Option<Admin>,
+    /// The gateway's part in a fleet, if it is in one: the key and the server ID of its start, and the rotations of the last good reload.
+    pub fleet: Option<FleetSettings>,
     /// Receives TLS secrets, where captures may contain them.
     pub key_log: KeyLogger,
     /// Counts the reloads.
@@ -125,7 +129,9 @@ impl Live {
         // First everything that can fail.
         let config = load_gateway(file)?;
         let level = logging::level(&config.log)?;
-        let (renewed, identity) = renewable::node(&config, self.parts.key_log.clone())?;
+        let fleet = self.parts.fleet.as_ref();
+        let fleet = fleet.map(|fleet| fleet::rotated(fleet, config.fleet.as_ref())).transpose()?;
+        let (renewed, identity) = renewable::node(&config, fleet.clone(), self.parts.key_log.clone())?;
         check_dates(&self.parts.identity, &identity)?;
         let facts = renewable::facts(&config, &identity)?;
         // The listen address decides which guards are required, and needs a restart: guards of another address do not take effect.
@@ -160,6 +166,7 @@ impl Live {
         if self.parts.identity.chain() != identity.chain() {
             changed.push("certificate".into());
         }
+        self.parts.fleet = fleet;
         (self.running, self.parts.identity) = (config, identity);
         Ok(changed)
     }
@@ -248,6 +255,27 @@ queues = [0]
 directory = "store"
 "#;
 
+    const FLEET: &str = "[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"000001\"\n[[fleet.rotation]]\nnumber = 0\n\
+        salt = \"000102030405060708090a0b0c0d0e0f\"\nstate = \"issue\"\n";
+
+    #[test]
+    fn rotations_of_a_fleet_change_while_the_gateway_runs_and_its_key_and_number_need_a_restart() {
+        let fleet = |change: &dyn Fn(&str) -> String| add(&change(FLEET));
+        let as_it_is = || fleet(&str::to_owned);
+        let another = FLEET[FLEET.find("[[").unwrap()..].replace("number = 0", "number = 1");
+        let another = another.replace("0102", "0103").replace("issue", "accept");
+        let cases = [
+            (fleet(&|text| format!("{text}{another}")), "fleet.rotation", true),
+            (fleet(&|text| text.replace("fleet.key", "other.key")), "fleet.key_file", false),
+            (fleet(&|text| text.replace("000001", "000002")), "fleet.server_id", false),
+            (config(|_| ()), "fleet", false),
+        ];
+        for (new, key, live) in cases {
+            assert_eq!(changed_keys(&as_it_is(), &new), [key]);
+            assert_eq!(is_live(key), live, "{key}");
+        }
+    }
+
     fn config(change: impl FnOnce(&mut String)) -> GatewayConfig {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut text = FILE.to_owned();
@@ -330,7 +358,7 @@ directory = "store"
 
     #[test]
     fn every_live_key_exists() {
-        let value = serde_json::to_value(add("[admin]\n")).unwrap();
+        let value = serde_json::to_value(add(&format!("[admin]\n{FLEET}"))).unwrap();
         for live in LIVE {
             let place = live.split('.').try_fold(&value, |value, key| value.get(key));
             assert!(place.is_some(), "{live}");

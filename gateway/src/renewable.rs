@@ -13,6 +13,7 @@ use std::sync::Arc;
 use stoq::hop::Policy;
 use stoq::names::{Places, Resolver};
 use stoq::node::NodeConfig;
+use stoq::quic::fleet_settings::FleetSettings;
 use stoq::quic::qlog::Qlog;
 use stoq::seed::StoreConfig;
 use stoq::tls::{Identity, NodeId};
@@ -37,7 +38,12 @@ pub(crate) fn facts(config: &GatewayConfig, identity: &Identity) -> anyhow::Resu
 }
 
 /// The part of a node's configuration that a reload changes, and the node's identity.
-pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<(NodeConfig, Identity)> {
+/// `fleet` is the gateway's part in a fleet, if it is in one.
+pub(crate) fn node(
+    config: &GatewayConfig,
+    fleet: Option<FleetSettings>,
+    key_log: KeyLogger,
+) -> anyhow::Result<(NodeConfig, Identity)> {
     let (server, identity) = tls::server(&config.tls, &config.identity, &config.trust, key_log.clone())?;
     let peer_gateway = config.gateway.iter();
     let resolver = started("resolves names", Resolver::start())?;
@@ -49,6 +55,7 @@ pub(crate) fn node(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result
     });
     let node = NodeConfig {
         server: Some(server),
+        fleet,
         restart_secret: identity.restart_secret().cloned(),
         client: client_tls(config, key_log)?,
         peer_gateways: peer_gateway

@@ -12,7 +12,7 @@ use crate::reloads::Reloads;
 use crate::service::Service;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
-use crate::{descriptors, logging, output, panics, renewable, rights};
+use crate::{descriptors, fleet, logging, output, panics, renewable, rights};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
@@ -71,7 +71,12 @@ impl Gateway {
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
-        let (renewed, identity) = renewable::node(config, key_log.clone())?;
+        let fleet = config.fleet.as_ref().map(fleet::start).transpose()?;
+        if let Some(fleet) = &fleet {
+            let (server_id, rotations) = (fleet.server_id(), fleet.rotations().len());
+            tracing::info!(%server_id, rotations, "connection IDs name this gateway of the fleet");
+        }
+        let (renewed, identity) = renewable::node(config, fleet.clone(), key_log.clone())?;
         // The network opens first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
         let opened = match &tap {
@@ -125,8 +130,10 @@ impl Gateway {
             admin: admin.as_ref().map(Admin::local),
             capture: config.capture.socket.clone(),
         };
-        let live =
-            Live::new(config, reload::ReloadParts { identity, dates, hops, store, admin, key_log, reloads });
+        let live = Live::new(
+            config,
+            reload::ReloadParts { identity, dates, hops, store, admin, fleet, key_log, reloads },
+        );
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, _capture: capture })
     }
 

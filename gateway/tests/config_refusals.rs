@@ -55,6 +55,32 @@ fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
 }
 
 #[test]
+fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
+    let salts = ["000102030405060708090a0b0c0d0e0f", "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"];
+    let rotation = |number: u8, salt: usize, state: &str| {
+        format!("[[fleet.rotation]]\nnumber = {number}\nsalt = \"{}\"\nstate = \"{state}\"\n", salts[salt])
+    };
+    let fleet = |server_id: &str, rotations: &str| {
+        gateway(&format!("[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"{server_id}\"\n{rotations}"))
+    };
+    let good = rotation(0, 0, "issue");
+    for (text, part) in [
+        (fleet("4d2", &good), "give each gateway of the fleet a number of its own"),
+        (fleet("000001", &good.replace("0001", "00")), "give what `stoq-gateway fleet salt` prints"),
+        (fleet("000001", &good.replace("issue", "stop")), "expected `issue` or `accept`"),
+        (fleet("000001", &rotation(7, 0, "issue")), "give 0 to 6"),
+        (fleet("000001", "rotation = []\n"), "0 rotations issue; let exactly one"),
+        (fleet("000001", &(good.clone() + &rotation(1, 1, "issue"))), "2 rotations issue; let exactly one"),
+        (fleet("000001", &(good.clone() + &rotation(0, 1, "accept"))), "give each a number of its own"),
+        (fleet("000001", &(good.clone() + &rotation(1, 0, "accept"))), "have the same salt"),
+    ] {
+        let error = fault(&text, true).expect("this file is wrong");
+        assert!(error.contains(part), "{part:?} stands in: {error}");
+    }
+    assert_eq!(fault(&fleet("0004d2", &(good + &rotation(1, 1, "accept"))), true), None);
+}
+
+#[test]
 fn a_gateway_has_one_section_and_one_name() {
     let peer =
         |name: &str, id: &str| format!("[[gateway]]\nname = \"{name}\"\nnode_id = \"{}\"\n", id.repeat(52));

@@ -29,6 +29,7 @@ client_auth = "off"
 "#;
 
 const CLIENT: &str = "[trust]\nca = \"ca.pem\"\n";
+const FLEET: &str = "[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\n[[fleet.rotation]]\nstate = \"issue\"\nsalt = \"00000000000000000000000000000000\"\n";
 
 fn configs() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs")).into()
@@ -161,7 +162,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
     };
     for section in [
         "workers", "identity", "trust", "tls", "quic", "hops", "admin", "shutdown", "reload", "log",
-        "capture", "qlog",
+        "capture", "qlog", "fleet",
     ] {
         assert_eq!(shown[section], plain(section), "[{section}]");
     }
@@ -174,6 +175,7 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
         assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
     }
+    assert_eq!(shown["fleet.rotation"], allowed(&format!("{GATEWAY}{FLEET}zzz = 1\n"), true));
     assert_eq!(shown["rights"], allowed(&format!("{GATEWAY}\n[[rights]]\nzzz = 1\n"), true), "[[rights]]");
 }
 
@@ -259,6 +261,7 @@ fn with_number(name: &str, value: &str) -> String {
         "rights" => {
             format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
         }
+        "fleet" => format!("{GATEWAY}{FLEET}number = {value}\n"),
         "gateway" => {
             let trusting = GATEWAY.replace("client_auth", &format!("node_ids = [\"{NODE}\"]\nclient_auth"));
             format!(

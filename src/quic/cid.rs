@@ -1,10 +1,13 @@
 //! Connection IDs that name the worker that issued them.
 //!
-//! A connection ID is 8 bytes: 6 random ones, then the worker's index under a mask. SipHash makes the mask of
+//! Outside a fleet a connection ID is 8 bytes: 6 random ones, then the worker's index under a mask. SipHash makes the mask of
 //! the random bytes and of a key that all workers of the process share. Any worker can tell the owner of a
-//! datagram, and an observer cannot tell which connection IDs belong together (RFC 9000 §5.1).
+//! datagram, and an observer cannot tell which connection IDs belong together (RFC 9000 §5.1). In a fleet they have 17 bytes
+//! ([`super::routable`]). A process has one of the two forms, since a short header does not tell the length.
 
-use crate::limits::WORKERS_MAX;
+use super::fleet::{FleetKeys, FleetRing};
+use super::routable::ROUTABLE_CID_LEN;
+use crate::limits::{CID_LIFETIME_S, WORKERS_MAX};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 use rand::{Rng, RngCore};
 use siphasher::sip::SipHasher13;
@@ -13,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
-/// Bytes of a connection ID.
+/// Bytes of a connection ID outside a fleet.
 pub const CID_LEN: usize = 8;
 const NONCE_LEN: usize = 6;
 
@@ -58,30 +61,75 @@ impl CidKey {
         let (nonce, masked) = cid.split_at(NONCE_LEN);
         u16::from_be_bytes([masked[0], masked[1]]) ^ self.mask(nonce)
     }
+}
 
+/// The connection IDs of a node: how they are issued and read.
+#[derive(Clone, Debug)]
+pub enum NodeCids {
+    /// Of 8 bytes, of a node alone.
+    Masked(CidKey),
+    /// Of 17 bytes, of a gateway in a fleet. A reload may change their keys.
+    Routable(FleetRing),
+}
+
+impl NodeCids {
+    /// How they are read until the next reload.
+    pub fn reader(&self) -> CidReader {
+        match self {
+            Self::Masked(key) => CidReader::Masked(key.clone()),
+            Self::Routable(ring) => CidReader::Routable(ring.now()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Masked(_) => CID_LEN,
+            Self::Routable(_) => ROUTABLE_CID_LEN,
+        }
+    }
+}
+
+/// Reads the connection IDs of a node, as they are until the next reload.
+#[derive(Clone, Debug)]
+pub enum CidReader {
+    /// Of 8 bytes.
+    Masked(CidKey),
+    /// Of 17 bytes.
+    Routable(Arc<FleetKeys>),
+}
+
+impl CidReader {
     /// The worker, below `workers`, that must see this datagram. `None` if any worker will do: for connection
     /// IDs that no worker here issued, such as a client's choice for its first packets.
+    #[inline]
     pub fn owner(&self, datagram: &[u8], workers: usize) -> Option<u16> {
-        let cid = match *datagram.first()? {
-            // RFC 9000 §17.3: short header, then the destination connection ID without a length.
-            first if first & 0x80 == 0 => datagram.get(1..1 + CID_LEN)?,
-            // RFC 9000 §17.2: Handshake packets, a server's packets, and Initial packets after the server's
-            // answer carry a connection ID that their receiver issued. 0-RTT packets carry the client's
-            // choice.
-            first if first & 0x30 != 0x10 && datagram.get(5) == Some(&(CID_LEN as u8)) => {
-                datagram.get(6..6 + CID_LEN)?
-            }
-            _ => return None,
+        let worker = match self {
+            Self::Masked(key) => key.worker(issued_id(datagram)?),
+            Self::Routable(keys) => keys.worker(issued_id(datagram)?)?,
         };
-        let worker = self.worker(cid.try_into().ok()?);
         (usize::from(worker) < workers).then_some(worker)
     }
+}
+
+/// The connection ID of a datagram, of this length, if its receiver has issued it.
+#[inline]
+fn issued_id<const LEN: usize>(datagram: &[u8]) -> Option<&[u8; LEN]> {
+    let rest = match *datagram.first()? {
+        // RFC 9000 §17.3: short header, then the destination connection ID without a length.
+        first if first & 0x80 == 0 => datagram.get(1..)?,
+        // RFC 9000 §17.2: Handshake packets, a server's packets, and Initial packets after the server's
+        // answer carry a connection ID that their receiver issued. 0-RTT packets carry the client's
+        // choice.
+        first if first & 0x30 != 0x10 && datagram.get(5) == Some(&(LEN as u8)) => datagram.get(6..)?,
+        _ => return None,
+    };
+    rest.first_chunk()
 }
 
 /// Issues one worker's connection IDs to its quinn-proto endpoint.
 #[derive(Debug)]
 pub struct WorkerCids {
-    key: CidKey,
+    node: NodeCids,
     /// The worker's own index, but for a Retry packet that sends a client to another worker.
     named: Arc<AtomicU16>,
 }
@@ -91,31 +139,43 @@ impl WorkerCids {
     ///
     /// # Panics
     /// When the index is not below [`WORKERS_MAX`].
-    pub fn new(key: CidKey, named: Arc<AtomicU16>) -> Self {
+    pub fn new(node: NodeCids, named: Arc<AtomicU16>) -> Self {
         assert!(usize::from(named.load(Relaxed)) < WORKERS_MAX);
-        Self { key, named }
+        Self { node, named }
     }
 }
 
 impl ConnectionIdGenerator for WorkerCids {
     fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&self.key.issue(self.named.load(Relaxed), rand::rng().random()))
+        let worker = self.named.load(Relaxed);
+        match &self.node {
+            NodeCids::Masked(key) => ConnectionId::new(&key.issue(worker, rand::rng().random())),
+            NodeCids::Routable(ring) => ConnectionId::new(&ring.now().issue(worker)),
+        }
     }
 
-    /// One in 64 foreign connection IDs passes, and every one that an earlier process of this node issued.
-    /// QUIC answers packets that pass with a stateless reset.
+    /// QUIC answers packets that pass with a stateless reset: those with IDs that this process or an earlier one of this node issued. Of
+    /// foreign IDs of 8 bytes one in 64 passes, of 17 bytes one in 2^30.
     fn validate(&self, cid: &ConnectionId) -> Result<(), InvalidCid> {
-        let cid = <&[u8; CID_LEN]>::try_from(&cid[..]).map_err(|_| InvalidCid)?;
-        // The number of workers is not the bound: an earlier process may have had more.
-        if usize::from(self.key.worker(cid)) < WORKERS_MAX { Ok(()) } else { Err(InvalidCid) }
+        let is_own = match &self.node {
+            // The number of workers is not the bound: an earlier process may have had more.
+            NodeCids::Masked(key) => <&[u8; CID_LEN]>::try_from(&cid[..])
+                .is_ok_and(|cid| usize::from(key.worker(cid)) < WORKERS_MAX),
+            NodeCids::Routable(ring) => ring.now().has_issued(cid),
+        };
+        if is_own { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {
-        CID_LEN
+        self.node.len()
     }
 
+    /// In a fleet IDs end, so that a rotation can: long connections would have its IDs for weeks.
     fn cid_lifetime(&self) -> Option<Duration> {
-        None
+        match &self.node {
+            NodeCids::Masked(_) => None,
+            NodeCids::Routable(_) => Some(Duration::from_secs(CID_LIFETIME_S)),
+        }
     }
 }
 
@@ -124,31 +184,37 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn reader(key: &CidKey) -> CidReader {
+        NodeCids::Masked(key.clone()).reader()
+    }
+
     proptest! {
         #[test]
         fn a_connection_id_names_its_worker_in_short_and_handshake_headers(worker in 0u16..1024, first in 0u8..0x80) {
             let key = CidKey::random();
-            let cid = WorkerCids::new(key.clone(), Arc::new(worker.into())).generate_cid();
+            let cid = WorkerCids::new(NodeCids::Masked(key.clone()), Arc::new(worker.into())).generate_cid();
             let mut short = vec![first];
             short.extend_from_slice(&cid);
             short.extend_from_slice(&[0; 30]);
-            prop_assert_eq!(key.owner(&short, 1024), Some(worker));
+            prop_assert_eq!(reader(&key).owner(&short, 1024), Some(worker));
 
             let mut handshake = vec![0xe0, 0, 0, 0, 1, CID_LEN as u8];
             handshake.extend_from_slice(&cid);
-            prop_assert_eq!(key.owner(&handshake, 1024), Some(worker));
+            prop_assert_eq!(reader(&key).owner(&handshake, 1024), Some(worker));
         }
 
         #[test]
         fn any_bytes_name_a_worker_that_exists_or_none(datagram in proptest::collection::vec(any::<u8>(), 0..64)) {
             let key = CidKey::random();
-            prop_assert!(key.owner(&datagram, 3).is_none_or(|w| w < 3));
+            prop_assert!(reader(&key).owner(&datagram, 3).is_none_or(|w| w < 3));
         }
     }
 
     #[test]
     fn connection_ids_of_this_key_are_valid_and_few_others_are() {
-        let cids = |key: &CidKey, worker: u16| WorkerCids::new(key.clone(), Arc::new(worker.into()));
+        let cids = |key: &CidKey, worker: u16| {
+            WorkerCids::new(NodeCids::Masked(key.clone()), Arc::new(worker.into()))
+        };
         let key = CidKey::random();
         let mut last = cids(&key, WORKERS_MAX as u16 - 1);
         assert!((0..1000).all(|_| cids(&key, 0).validate(&last.generate_cid()).is_ok()));
@@ -162,7 +228,7 @@ mod tests {
         let key = CidKey::random();
         let mut initial = vec![0xc0, 0, 0, 0, 1, 20];
         initial.extend_from_slice(&[7; 20]);
-        assert_eq!(key.owner(&initial, 2), None);
+        assert_eq!(reader(&key).owner(&initial, 2), None);
     }
 
     #[test]
@@ -171,7 +237,7 @@ mod tests {
         for first in [0xc0, 0xe0, 0xf0] {
             let mut answer = vec![first, 0, 0, 0, 1, CID_LEN as u8];
             answer.extend_from_slice(&key.issue(1, [7; 6]));
-            assert_eq!(key.owner(&answer, 2), Some(1));
+            assert_eq!(reader(&key).owner(&answer, 2), Some(1));
         }
     }
 

@@ -5,9 +5,12 @@
 //! The keys derive from the identity's private key and the node's own addresses. The addresses separate
 //! nodes that share an identity: with one key, a reset of either would end the other's connections (RFC 9000
 //! §21.11). A client that was sent a Retry packet before a restart may go on with its token: without the key, its handshake would fail
-//! (RFC 9000 §7.3). A restart forgets which NEW_TOKEN tokens were used, so those of earlier processes count as none.
+//! (RFC 9000 §7.3). A restart forgets which NEW_TOKEN tokens were used: each is good once at each process that has the key, for
+//! [`ADDRESS_TOKEN_S`](crate::limits::ADDRESS_TOKEN_S). The keys of a gateway in a fleet come from the fleet's secret instead ([`super::fleet`]).
 
-use super::cid::CidKey;
+use super::cid::{CidKey, NodeCids};
+use super::fleet::FleetRing;
+use super::fleet_settings::FleetSettings;
 use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::crypto::{HandshakeTokenKey, HmacKey};
 use quinn_proto::{BloomTokenLog, TokenLog, TokenReuseError};
@@ -50,29 +53,21 @@ impl RestartSecret {
 /// The keys that all workers of a node share.
 #[derive(Clone)]
 pub struct NodeKeys {
-    /// Hides worker indices in connection IDs.
-    pub cid: CidKey,
+    /// Connection IDs, which name workers.
+    pub cids: NodeCids,
     /// Derives stateless reset tokens from connection IDs.
     pub reset: Arc<dyn HmacKey>,
     /// Encrypts the tokens of Retry and NEW_TOKEN.
     pub tokens: Arc<dyn HandshakeTokenKey>,
 }
 
-/// The NEW_TOKEN tokens that were used with any worker of this process. Those that were issued before its start count as used.
-pub struct UsedTokens {
-    started: SystemTime,
-    used: BloomTokenLog,
-}
+/// The NEW_TOKEN tokens that were used with any worker of this process.
+#[derive(Default)]
+pub struct UsedTokens(BloomTokenLog);
 
 impl fmt::Debug for UsedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("UsedTokens(..)")
-    }
-}
-
-impl Default for UsedTokens {
-    fn default() -> Self {
-        Self { started: SystemTime::now(), used: BloomTokenLog::default() }
     }
 }
 
@@ -83,11 +78,7 @@ impl TokenLog for UsedTokens {
         issued: SystemTime,
         lifetime: Duration,
     ) -> Result<(), TokenReuseError> {
-        // A token names the second of its issue, so that one of this process's first second counts as used too.
-        if issued <= self.started {
-            return Err(TokenReuseError);
-        }
-        self.used.check_and_insert(nonce, issued, lifetime)
+        self.0.check_and_insert(nonce, issued, lifetime)
     }
 }
 
@@ -119,9 +110,23 @@ impl NodeKeys {
         Self::of(CidKey::new(mask), &derive(RESET_CONTEXT), &derive(TOKEN_CONTEXT))
     }
 
+    /// The keys of a gateway in a fleet. They depend on its server ID, and not on its addresses.
+    pub fn of_fleet(settings: &FleetSettings) -> Self {
+        let ring = FleetRing::new(settings);
+        Self { cids: NodeCids::Routable(ring.clone()), reset: Arc::new(ring.clone()), tokens: Arc::new(ring) }
+    }
+
+    /// Takes other rotations of the fleet, everywhere at once. The keys of a node alone stay.
+    pub fn renew(&self, settings: &FleetSettings) {
+        if let NodeCids::Routable(ring) = &self.cids {
+            ring.renew(settings);
+        }
+    }
+
     fn of(cid: CidKey, reset: &[u8; 32], tokens: &[u8; 32]) -> Self {
         let tokens = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(tokens);
-        Self { cid, reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset)), tokens: Arc::new(tokens) }
+        let cids = NodeCids::Masked(cid);
+        Self { cids, reset: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset)), tokens: Arc::new(tokens) }
     }
 }
 
@@ -154,6 +159,13 @@ mod tests {
         out
     }
 
+    fn masked(keys: &NodeKeys) -> &CidKey {
+        match &keys.cids {
+            NodeCids::Masked(key) => key,
+            NodeCids::Routable(_) => panic!("it is in no fleet"),
+        }
+    }
+
     fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
@@ -171,7 +183,7 @@ mod tests {
             &addresses(&["[fe80::2]:4433", "[2001:db8::1]:4433", "192.0.2.1:4433"]),
         );
         assert_eq!(token(&once), token(&again));
-        assert_eq!(once.cid, again.cid);
+        assert_eq!(masked(&once), masked(&again));
     }
 
     #[test]
@@ -188,19 +200,19 @@ mod tests {
         ];
         let tokens: std::collections::HashSet<_> = keys.iter().map(token).collect();
         assert_eq!(tokens.len(), keys.len());
-        assert!(keys.iter().skip(1).all(|other| other.cid != keys[0].cid));
+        assert!(keys.iter().skip(1).all(|other| masked(other) != masked(&keys[0])));
     }
 
     #[test]
-    fn a_token_of_an_earlier_process_counts_as_used_and_one_of_this_process_once() {
-        let used = UsedTokens::default();
+    fn an_address_token_is_good_once_at_a_process_whichever_process_issued_it() {
+        let (used, now) = (UsedTokens::default(), SystemTime::now());
         let lifetime = Duration::from_secs(1000);
         let take = |nonce: u128, issued| used.check_and_insert(nonce << 64 | nonce, issued, lifetime).is_ok();
-        assert!(!take(1, used.started - Duration::from_secs(1)));
-        assert!(!take(1, used.started), "it may be of another process");
-        assert!(take(1, used.started + Duration::from_secs(1)));
-        assert!(!take(1, used.started + Duration::from_secs(1)));
-        assert!(take(2, used.started + Duration::from_secs(1)));
+        let before = now - Duration::from_secs(1);
+        assert!(take(1, before), "of an earlier process");
+        assert!(!take(1, before));
+        assert!(take(2, now + Duration::from_secs(1)));
+        assert!(!take(2, now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -3,9 +3,12 @@
 pub mod admission;
 pub mod cid;
 pub mod congestion;
+pub mod fleet;
+pub mod fleet_settings;
 mod hole;
 pub mod keys;
 pub mod qlog;
 pub mod release;
+pub mod routable;
 pub(crate) mod timers;
 pub mod transport;

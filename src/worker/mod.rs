@@ -46,9 +46,9 @@ pub use view::{ConnectionView, Gauges};
 use crate::application::Application;
 use crate::counters::Counter;
 use crate::datagram::Network;
-use crate::limits::RESET_INTERVAL_US;
+use crate::limits::{ADDRESS_TOKEN_S, RESET_INTERVAL_US};
 use crate::queue::{AppPort, GroupChecks, Sleeper, Waker, WorkerPort, rings};
-use crate::quic::cid::WorkerCids;
+use crate::quic::cid::{CidReader, WorkerCids};
 use crate::quic::keys::NodeKeys;
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
@@ -138,6 +138,8 @@ struct Core {
     half_open: HalfOpen,
     placing: Placing,
     passing: PassingOn,
+    /// Reads the connection IDs of datagrams. A reload may change its keys.
+    cids: CidReader,
     /// The worker that the next Retry packet names: a part of the endpoint's generator of connection IDs.
     named: Arc<AtomicU16>,
     unsettled: Unsettled,
@@ -158,15 +160,16 @@ impl<N: Network> Worker<N> {
     /// A worker with this index, on this network queue.
     pub fn new(index: u16, network: N, shared: Arc<NodeShared>, quic: Quic, idle: Idle) -> Self {
         let mut endpoint = quic.endpoint;
-        let NodeKeys { cid: key, reset, tokens } = shared.keys.clone();
+        let NodeKeys { cids, reset, tokens } = shared.keys.clone();
+        let reader = cids.reader();
         endpoint.reset_key(reset);
         endpoint.min_reset_interval(Duration::from_micros(RESET_INTERVAL_US));
         let named = Arc::new(AtomicU16::new(index));
         let names = named.clone();
-        endpoint.cid_generator(move || Box::new(WorkerCids::new(key.clone(), names.clone())));
+        endpoint.cid_generator(move || Box::new(WorkerCids::new(cids.clone(), names.clone())));
         // A token of one worker is good at all of them, once.
         let mut validation = ValidationTokenConfig::default();
-        validation.log(shared.used_tokens.clone());
+        validation.log(shared.used_tokens.clone()).lifetime(Duration::from_secs(ADDRESS_TOKEN_S));
         let server = quic.server.map(|server| {
             server.map(|config| {
                 let mut config = ServerConfig::clone(config);
@@ -200,6 +203,7 @@ impl<N: Network> Worker<N> {
             half_open: HalfOpen::default(),
             placing: Placing::default(),
             passing: PassingOn::default(),
+            cids: reader,
             named,
             unsettled: Unsettled::default(),
             inline: Vec::new(),

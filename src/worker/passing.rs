@@ -38,7 +38,7 @@ impl Core {
     /// worker has nothing to do with it now.
     pub(super) fn pass_on(&mut self, now: Instant, datagram: &Datagram<'_>) -> bool {
         let &Datagram { remote, local_ip, ecn, payload } = datagram;
-        let owner = self.desk.shared.keys.cid.owner(payload, self.desk.shared.workers);
+        let owner = self.cids.owner(payload, self.desk.shared.workers);
         let owner = owner.or_else(|| self.place(now, payload)).unwrap_or(self.index);
         let is_own = owner == self.index;
         if is_own && !self.passing.defers {

@@ -20,6 +20,7 @@ impl Core {
     }
 
     fn renew(&mut self, renewal: &Renewal, now: Instant) {
+        self.cids = self.desk.shared.keys.cids.reader();
         if let (Some(old), Some(new)) = (&self.server, &renewal.quic.server) {
             // The old key stays: tokens of Retry packets on their way remain valid.
             self.server = Some(old.zip(new, |old, new| {

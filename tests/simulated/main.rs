@@ -12,6 +12,7 @@ mod damage;
 mod datagrams;
 mod deaf;
 mod early;
+mod fleet;
 mod gather;
 mod hops;
 mod hostile;

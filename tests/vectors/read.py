@@ -3,7 +3,7 @@
 
     read.py [directory of the vectors]
 
-Takes Python 3.11 and the package blake3 (whole hashes only; the tree is hashed here). Ends with 1 if anything differs;
+Takes Python 3.11 and the package blake3 (whole hashes only; the tree is hashed here). cid.py beside it reads connection IDs. Ends with 1 if anything differs;
 scripts/vectors.sh runs it in an environment of its own.
 """
 
@@ -12,6 +12,7 @@ import pathlib
 import sys
 from functools import cache
 
+import cid
 from blake3 import blake3
 
 GROUP = 16 * 1024
@@ -586,6 +587,7 @@ def payload(seed, length):
 
 
 CHECKS = {
+    "cid.json": lambda vectors: cid.check(vectors, same),
     "descriptors.json": check_descriptors,
     "encodings.json": check_encodings,
     "parity.json": check_parity,

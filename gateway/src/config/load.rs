@@ -10,6 +10,7 @@ use crate::ranges;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use stoq::network::NetworkConfig;
+use stoq::quic::fleet_settings::check_rotations;
 
 /// The longest key, letters, on a file's first line. A line of a secret in base64 is longer.
 const KEY_LEN_MAX: usize = 40;
@@ -33,6 +34,11 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
         }
     }
     config.rights.iter_mut().flat_map(|rights| &mut rights.authorities).for_each(|path| resolve(base, path));
+    if let Some(fleet) = &mut config.fleet {
+        resolve(base, &mut fleet.key_file);
+        check_rotations(&fleet.rotation)
+            .map_err(|error| ConfigCheck { file }.value("fleet.rotation", error.to_string()))?;
+    }
     if let Some(admin) = &mut config.admin {
         let files = [&mut admin.certificate, &mut admin.key, &mut admin.token_file];
         files.into_iter().flatten().for_each(|path| resolve(base, path));

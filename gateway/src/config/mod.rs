@@ -5,6 +5,7 @@
 
 mod application;
 mod check;
+mod fleet;
 mod load;
 mod operation;
 mod peers;
@@ -14,6 +15,7 @@ mod rights;
 mod tagged;
 
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
+pub use fleet::FleetConfig;
 pub use load::{load_client, load_gateway};
 pub use operation::{
     AdminConfig, CaptureConfig, LogConfig, LogFormat, OnPanic, QlogConfig, ReloadConfig, ShutdownConfig,
@@ -111,6 +113,8 @@ pub struct GatewayConfig {
     /// The peers for which requests are forwarded, and the bounds.
     #[serde(default)]
     pub hops: HopsConfig,
+    /// Its part in a fleet; without this section it is in none.
+    pub fleet: Option<FleetConfig>,
     /// What each peer may do; without a section every peer may do everything.
     #[serde(default)]
     pub rights: Vec<RightsConfig>,

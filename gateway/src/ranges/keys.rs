@@ -7,6 +7,7 @@ use stoq::limits::{
     SCRUB_BYTES_PER_S_MIN, SCRUB_S_MAX, SPAN_S_MAX, STORE_BYTES_MAX, STORE_ENTRIES_LEN_MAX,
     VERIFY_THREADS_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
 };
+use stoq::quic::routable::CID_ROTATION_MAX;
 use toml::Value;
 
 const DAY_MS: u64 = SPAN_S_MAX * 1000;
@@ -269,6 +270,13 @@ pub const KEYS: &[Range] = &[
     whole("shutdown.drain_ms", (0, DAY_MS), "milliseconds", "a time is not negative", A_DAY),
     whole("log.lines_per_s", (1, 1_000_000), "lines", "nothing would be logged", "0 sets no bound")
         .or_zero_for("no bound"),
+    whole(
+        "fleet.rotation.number",
+        (0, CID_ROTATION_MAX as u64),
+        "",
+        "rotations are counted from 0",
+        "a connection ID has 3 bits for it, and 7 is no rotation",
+    ),
     whole(
         "qlog.sample",
         (1, u32::MAX as u64),

@@ -12,6 +12,7 @@ mod crashes;
 mod damage;
 mod errors;
 mod events;
+mod fleet;
 mod hosts;
 mod isolation;
 mod leases;

@@ -16,6 +16,8 @@ use stoq::limits::{
     HALF_OPEN_UNPROVEN_LEN_MAX, HANDSHAKE_MS_MAX, INCOMING_LEN_MAX, UNPROVEN_HANDSHAKES_BURST,
 };
 use stoq::quic::admission::is_unproven_initial;
+use stoq::quic::fleet_settings::{CidRotation, FleetSecret, FleetSettings, RotationSalt, RotationState};
+use stoq::quic::routable::ServerId;
 use stoq::quic::transport::QuicConfig;
 use stoq::tls::{ClientTls, client_config};
 use stoq_gateway::pktgen::{IMIX, INITIAL_DATAGRAM_BYTES, Initials, Load, Mix};
@@ -396,17 +398,31 @@ fn a_client_that_was_sent_a_retry_packet_connects_though_the_gateway_restarts_me
 }
 
 #[test]
-fn an_address_token_of_an_earlier_process_counts_as_none_and_its_client_connects() {
-    let mut world = World::new(Setup { clients: 2, ..Setup::default() });
-    let peer = world.connect(0, gateway_v4());
-    world.echo(&peer, b"it has a token");
-    world.caller(&peer).disconnect(&peer);
-    world.pass(Duration::from_secs(1));
-    world.kill_and_restart_gateway(1);
-    let mut flooder = Flooder::new(&world);
-    press(&mut world, &mut flooder, 0);
-    let retries = world.gateway.count(Counter::QuicRetriesSent);
-    let peer = world.connect(0, gateway_v4());
-    world.echo(&peer, b"proven once more");
-    assert!(world.gateway.count(Counter::QuicRetriesSent) > retries, "its token may have been used before");
+fn an_address_token_of_an_earlier_process_is_taken_and_saves_the_proof() {
+    let fleet = |secret: u8, issuing| {
+        let rotation = |number| CidRotation {
+            number,
+            salt: RotationSalt([number; 16]),
+            state: if number == issuing { RotationState::Issue } else { RotationState::Accept },
+        };
+        let secret = FleetSecret::read(&[secret; 32][..]).unwrap().unwrap();
+        Some(FleetSettings::new(secret, ServerId([0, 0, 1]), vec![rotation(0), rotation(1)]).unwrap())
+    };
+    // By the identity's key, by the fleet's key though another rotation issues, and not by another fleet's key.
+    for (before, after, taken) in
+        [(None, None, true), (fleet(1, 0), fleet(1, 1), true), (fleet(1, 0), fleet(2, 0), false)]
+    {
+        let mut world = World::new(Setup { clients: 2, fleet: before, ..Setup::default() });
+        let peer = world.connect(0, gateway_v4());
+        world.echo(&peer, b"it has a token");
+        world.caller(&peer).disconnect(&peer);
+        world.pass(Duration::from_secs(1));
+        world.kill_and_restart_gateway_as(&Setup { fleet: after, ..Setup::default() });
+        let mut flooder = Flooder::new(&world);
+        press(&mut world, &mut flooder, 0);
+        let retries = world.gateway.count(Counter::QuicRetriesSent);
+        let peer = world.connect(0, gateway_v4());
+        world.echo(&peer, b"known by its token, or proven once more");
+        assert_eq!(world.gateway.count(Counter::QuicRetriesSent) == retries, taken);
+    }
 }

@@ -21,6 +21,7 @@ use stoq::neighbor::exchange::exchange;
 use stoq::nic::simulated::SimulatedLink;
 use stoq::node::NodeConfig;
 use stoq::queue::check_rings;
+use stoq::quic::fleet_settings::FleetSettings;
 use stoq::relay::Relay;
 use stoq::rights::Rights;
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
@@ -142,6 +143,13 @@ impl ApplicationHost {
             peer_gateway_connections_max: PEER_GATEWAY_CONNECTIONS,
             rights: Arc::new(rights),
         });
+    }
+
+    /// Has a gateway take other rotations of its fleet's key, as a reload does.
+    #[allow(dead_code, reason = "not every suite has a fleet")]
+    pub(crate) fn renew_fleet(&self, fleet: &FleetSettings) {
+        self.shared.keys.renew(fleet);
+        self.renew_rights(Rights::default());
     }
 
     /// Lets its work take time from now on.
@@ -307,6 +315,7 @@ pub(super) fn gateway(
                 .unwrap(),
         ),
         restart_secret: identity.restart_secret().cloned(),
+        fleet: setup.fleet.clone().filter(|_| index == 0),
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
         ..NodeConfig::default()

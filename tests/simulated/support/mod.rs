@@ -39,6 +39,7 @@ use stoq::counters::Counter;
 use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink};
+use stoq::quic::fleet_settings::FleetSettings;
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::rights::Rights;
 use stoq::seed::{ClockReading, Clocks, Store, StoreConfig};
@@ -95,6 +96,8 @@ pub(crate) struct Setup {
     pub(crate) cache: bool,
     /// Gateways whose store lies about this payload.
     pub(crate) liars: Vec<(usize, Lie, Bytes)>,
+    /// The first gateway's part in a fleet.
+    pub(crate) fleet: Option<FleetSettings>,
     /// The gateways' device: a part of their MAC.
     pub(crate) device: u8,
     /// Whether gateways and clients give datagrams over IPv4 a UDP checksum.
@@ -166,6 +169,7 @@ impl Default for Setup {
             rights: Arc::default(),
             cache: false,
             liars: Vec::new(),
+            fleet: None,
             device: 0,
             udp_checksum: true,
             clock: WallClock::default(),
@@ -401,8 +405,12 @@ impl World {
 
     /// Kills the first gateway's process and replaces it at once, with the same identity on the same device.
     pub(crate) fn kill_and_restart_gateway(&mut self, workers: usize) {
-        let setup = Setup { gateway_workers: workers, ..Setup::default() };
-        self.gateway = gateway(&self.link, &setup, 0, &self.store, self.now);
+        self.kill_and_restart_gateway_as(&Setup { gateway_workers: workers, ..Setup::default() });
+    }
+
+    /// The same, with this part in a fleet and these workers.
+    pub(crate) fn kill_and_restart_gateway_as(&mut self, setup: &Setup) {
+        self.gateway = gateway(&self.link, setup, 0, &self.store, self.now);
     }
 
     /// Kills a gateway's process and replaces it at once by one with another store. Returns the killed one.

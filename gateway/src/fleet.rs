@@ -1,0 +1,116 @@
+//! The key file of a fleet: made by `stoq-gateway fleet key`, read at the start of a gateway.
+
+use crate::config::FleetConfig;
+use crate::output::{self, OutputError};
+use anyhow::{Context, bail, ensure};
+use clap::Subcommand;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use stoq::quic::fleet_settings::{FLEET_SECRET_LEN, FleetSecret, FleetSettings, RotationSalt};
+use stoq::tls::exposed_mode;
+
+/// `stoq-gateway fleet key | salt`.
+#[derive(Subcommand)]
+pub enum FleetCommand {
+    /// Make the key file of a fleet, and print the section of the configuration that names it.
+    ///
+    /// Copy the file to each gateway of the fleet, readable only by its user. It is never overwritten.
+    Key {
+        /// The file to make.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Print the salt of another rotation.
+    Salt,
+}
+
+impl FleetCommand {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The file cannot be made, or standard output is closed or full.
+    pub fn run(&self) -> anyhow::Result<()> {
+        Ok(match self {
+            Self::Key { file } => {
+                make_key(file)?;
+                section(file)?;
+            }
+            Self::Salt => output::result(RotationSalt::random(), "a salt")?,
+        })
+    }
+}
+
+fn make_key(file: &Path) -> anyhow::Result<()> {
+    let make = || {
+        let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+        FleetSecret::random().write(&mut made)?;
+        made.sync_all()
+    };
+    make().map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => anyhow::anyhow!(
+            "{} exists already and is not overwritten: gateways that have it know each other's connections by it; give a new name",
+            file.display()
+        ),
+        _ => anyhow::Error::new(error)
+            .context(format!("the fleet key {} cannot be made; check the directory", file.display())),
+    })
+}
+
+/// Prints the section for a first gateway.
+fn section(file: &Path) -> Result<(), OutputError> {
+    let text = format!(
+        "[fleet]\nkey_file = {:?}\nserver_id = \"000001\"  # another number for each gateway\n\n\
+         [[fleet.rotation]]  # the same on every gateway\nnumber = 0\nsalt = \"{}\"\nstate = \"issue\"",
+        file.display().to_string(),
+        RotationSalt::random(),
+    );
+    output::result(text, "the key file is made")
+}
+
+/// The settings at the start of a gateway.
+///
+/// # Errors
+/// The key file cannot be read, is open to other users, or is none; with the fix.
+pub(crate) fn start(config: &FleetConfig) -> anyhow::Result<FleetSettings> {
+    let secret = read_key(&config.key_file)?;
+    Ok(FleetSettings::new(secret, config.server_id, config.rotation.clone())?)
+}
+
+/// The settings of a gateway that runs in a fleet, with the rotations of another configuration. The key and the server ID stay until a
+/// restart.
+///
+/// # Errors
+/// Connections would be lost; with the fix.
+pub(crate) fn rotated(
+    running: &FleetSettings,
+    config: Option<&FleetConfig>,
+) -> anyhow::Result<FleetSettings> {
+    let Some(config) = config else { return Ok(running.clone()) };
+    running.rotated(config.rotation.clone(), Instant::now()).context("fleet.rotation")
+}
+
+fn read_key(path: &Path) -> anyhow::Result<FleetSecret> {
+    let shown = path.display();
+    let read = || {
+        let file = File::open(path)?;
+        let exposed = exposed_mode(&file)?;
+        Ok::<_, std::io::Error>((exposed, FleetSecret::read(file)?))
+    };
+    let (exposed, secret) = read().with_context(|| {
+        format!("fleet.key_file: {shown} cannot be read; copy it from another gateway, or `stoq-gateway fleet key {shown}` makes the first one")
+    })?;
+    let Some(secret) = secret else {
+        bail!(
+            "fleet.key_file: {shown} has not the {FLEET_SECRET_LEN} octets of a fleet key; copy it from another gateway, or `stoq-gateway fleet key` makes a new one"
+        );
+    };
+    ensure!(
+        exposed.is_none(),
+        "fleet.key_file: {shown} is readable by other users (mode {:04o}); run: chmod 600 {shown}",
+        exposed.unwrap_or_default()
+    );
+    Ok(secret)
+}
