@@ -55,16 +55,16 @@ impl Rows {
         let latest = self.latest();
         let is_full = self.journal.is_full() || latest.journaled_len() >= STORE_JOURNAL_ROWS_LEN_MAX;
         let is_behind = is_full && latest.is_taking();
-        let into_database = self.journal.is_closing || is_behind;
+        let to_database = self.journal.is_closing || is_behind;
         let way = match self.journal.files.clone() {
-            Some(files) if !into_database => {
+            Some(files) if !to_database => {
                 let take_over = if is_full { Some(self.begin_take_over()?) } else { None };
                 let files = if is_full { files.turned() } else { files };
                 CommitWay::Journal { files, take_over }
             }
             _ => match &self.journal.take_over {
                 Some(take_over) => CommitWay::Wait(take_over.clone()),
-                None => self.into_database()?,
+                None => self.to_database()?,
             },
         };
         let changes = match way {
@@ -92,7 +92,7 @@ impl Rows {
         Ok(self.journal.take_over.insert(take_over).clone())
     }
 
-    fn into_database(&self) -> Result<CommitWay, StoreError> {
+    fn to_database(&self) -> Result<CommitWay, StoreError> {
         let database = self.writer()?;
         let latest = self.latest();
         let earlier = latest.is_journaled().then(|| latest.freeze());
