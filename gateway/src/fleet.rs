@@ -33,13 +33,14 @@ impl FleetCommand {
     /// # Errors
     /// The file cannot be made, or standard output is closed or full.
     pub fn run(&self) -> anyhow::Result<()> {
-        Ok(match self {
+        match self {
             Self::Key { file } => {
                 make_key(file)?;
                 section(file)?;
             }
             Self::Salt => output::result(RotationSalt::random(), "a salt")?,
-        })
+        }
+        Ok(())
     }
 }
 
