@@ -13,7 +13,7 @@ use crate::limits::{RX_BURST_LEN, TX_PENDING_LEN_MAX};
 use crate::wire::Mac;
 use crate::wire::ethernet::HEADER_BYTES;
 use flight::{Flight, InFlight};
-use frame::{mark_congestion, written};
+use frame::{mark_congestion, turn_over, written};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::VecDeque;
@@ -380,7 +380,9 @@ impl Switch {
         if self.chance(corruption) {
             self.stats.corrupted += 1;
             let bit = self.random.random_range(0..frame.len() * 8);
-            frame[bit / 8] ^= 1 << (bit % 8);
+            if !turn_over(&mut frame, bit) {
+                return;
+            }
         }
         if self.chance(duplication) {
             self.stats.duplicated += 1;

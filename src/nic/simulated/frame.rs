@@ -25,6 +25,15 @@ pub(super) fn mark_congestion(frame: &mut [u8]) -> bool {
     true
 }
 
+/// Turns a bit of a frame over on its way. Returns whether the device that receives it takes it: ARP has no checksum of its own, so that of the frame
+/// stands for it.
+pub(super) fn turn_over(frame: &mut [u8], bit: usize) -> bool {
+    const ARP: &[u8] = &[0x08, 0x06];
+    let is_arp = frame.get(12..14) == Some(ARP);
+    frame[bit / 8] ^= 1 << (bit % 8);
+    !is_arp
+}
+
 /// A frame with its checksums, as a device of this MTU takes it.
 pub(super) fn written(mtu: u16, kind: TxKind, len: usize, fill: impl FnOnce(&mut [u8])) -> Option<Vec<u8>> {
     if len > usize::from(mtu) + HEADER_BYTES + VLAN_TAG_BYTES {
