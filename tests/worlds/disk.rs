@@ -121,6 +121,14 @@ impl FaultyDisk {
         Self { root: root.to_owned(), model: Mutex::new(model) }
     }
 
+    /// The same, with a journal of no more than this many bytes.
+    pub(crate) fn with_journal_up_to(self, bytes_max: u64) -> Self {
+        let mut model = self.model();
+        model.journal_bytes_max = model.journal_bytes_max.min(bytes_max);
+        drop(model);
+        self
+    }
+
     /// The same, with a journal of this many bytes that is taken over on another thread: the order of changes is not drawn.
     pub(crate) fn with_take_overs_beside(self, journal_bytes_max: u64) -> Self {
         let mut model = self.model();

@@ -53,7 +53,7 @@ impl Commit {
                 }
                 let mut files = files.clone();
                 let batch = emit(&self.changes, self.note.taken, &self.note.key);
-                WrittenTo::Journal(files.append(&self.disk, batch).map(|()| files))
+                WrittenTo::Journal(files.append(&self.disk, &batch).map(|()| files))
             }
             CommitWay::Database { database, earlier, start } => {
                 // Before the note that there are such files.

@@ -29,6 +29,8 @@ const VERSION: u32 = 1;
 const KEY_AT: usize = 12;
 const CHECK_AT: usize = 44;
 const FILE_HEAD_BYTES: usize = 52;
+/// What a file grows by. It takes no memory: nothing writes it.
+static ZEROS: [u8; STORE_JOURNAL_STEP_BYTES as usize] = [0; STORE_JOURNAL_STEP_BYTES as usize];
 
 /// What a database knows of its journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,15 +237,16 @@ impl JournalFiles {
     ///
     /// # Errors
     /// The disk's: nothing may be appended to this journal then before the database has all of it.
-    pub(super) fn append(&mut self, disk: &StoreDisk, mut batch: Vec<u8>) -> io::Result<()> {
+    pub(super) fn append(&mut self, disk: &StoreDisk, batch: &[u8]) -> io::Result<()> {
         let (file, length) = (&self.files[self.number], &mut self.lengths[self.number]);
         let end = self.at + batch.len() as u64;
+        disk.0.write(file, batch, self.at)?;
         if end > *length {
+            // Blocks that were written once need no change of the file's metadata when they are written again.
             let grown = end.next_multiple_of(STORE_JOURNAL_STEP_BYTES);
-            batch.resize((grown - self.at) as usize, 0);
+            disk.0.write(file, &ZEROS[..(grown - end) as usize], end)?;
             *length = grown;
         }
-        disk.0.write(file, &batch, self.at)?;
         disk.0.sync_data(file)?;
         self.at = end;
         Ok(())

@@ -15,6 +15,10 @@ const CONNECTION_BYTES: usize = 128 << 10;
 const KEPT_FACTOR: usize = 2;
 /// What the tables, timers, rings and sessions of a host may grow by, bytes.
 const HOST_BYTES: usize = 384 << 10;
+/// The bytes of batches after which a gateway's database takes its journal over: until then their rows stay in memory.
+pub(super) const JOURNAL_BYTES_MAX: u64 = 40_000;
+/// Rows of a journal that is taken over, and of the one that goes on meanwhile, and the batch that is written, bytes.
+const JOURNAL_BYTES: usize = 3 * JOURNAL_BYTES_MAX as usize;
 /// What may be left of a world, bytes: tables of the process grow.
 const LEFT_BYTES: usize = 1 << 20;
 /// How long the threads of a world that is over may take to end.
@@ -70,7 +74,7 @@ impl Simulation {
         connections += self.world.clients.iter().map(|client| client.connections()).sum::<usize>();
         // An answer that is not read, or a PUT whose consumer has no room, keeps its payload at most.
         let longest = samples().payloads.iter().map(|sample| sample.bytes.len()).max().unwrap_or(0);
-        let charged = held_bytes + requests * longest + self.own_bytes();
+        let charged = held_bytes + requests * longest + JOURNAL_BYTES * gateways + self.own_bytes();
         let slack = HOST_BYTES * (gateways + self.setup.clients + 1);
         let bound = slack + connections * CONNECTION_BYTES + blocks_bytes + KEPT_FACTOR * charged;
         let growth = self.memory.growth();

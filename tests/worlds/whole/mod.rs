@@ -25,7 +25,7 @@ use crate::support::{Seeds, Setup, World, gateway_address};
 use bytes::Bytes;
 use checks::Tally;
 use hostile::{ATTACKS, Attack, Hostile};
-use memory::Baseline;
+use memory::{Baseline, JOURNAL_BYTES_MAX};
 use observer::Observer;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -111,7 +111,8 @@ fn open_store(
     config: StoreConfig,
     mutant: Option<Mutant>,
 ) -> (Arc<FaultyDisk>, (Arc<Store>, TempDir)) {
-    let disk = FaultyDisk::new(directory.path(), seed, Fault::None, mutant.and_then(Mutant::on_disk));
+    let disk = FaultyDisk::new(directory.path(), seed, Fault::None, mutant.and_then(Mutant::on_disk))
+        .with_journal_up_to(JOURNAL_BYTES_MAX);
     let disk = Arc::new(disk);
     let store = Store::open_on(directory.path(), config, disk.clone()).unwrap();
     (disk, (Arc::new(store), directory))
