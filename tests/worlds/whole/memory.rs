@@ -16,7 +16,7 @@ const KEPT_FACTOR: usize = 2;
 /// What the tables, timers, rings and sessions of a host may grow by, bytes.
 const HOST_BYTES: usize = 384 << 10;
 /// The bytes of batches after which a gateway's database takes its journal over: until then their rows stay in memory.
-pub(super) const JOURNAL_BYTES_MAX: u64 = 40_000;
+pub(super) const JOURNAL_BYTES_MAX: u64 = 8192;
 /// Rows of a journal that is taken over, and of the one that goes on meanwhile, and the batch that is written, bytes.
 const JOURNAL_BYTES: usize = 3 * JOURNAL_BYTES_MAX as usize;
 /// What may be left of a world, bytes: tables of the process grow.
