@@ -23,6 +23,8 @@ const JOURNAL_BYTES: usize = 3 * JOURNAL_BYTES_MAX as usize;
 const LEFT_BYTES: usize = 1 << 20;
 /// How long the threads of a world that is over may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same for those of a gateway that crashed.
+const THREADS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was allocated at a moment, bytes.
 #[derive(Clone, Copy)]
@@ -77,6 +79,11 @@ impl Simulation {
         let charged = held_bytes + requests * longest + JOURNAL_BYTES * gateways + self.own_bytes();
         let slack = HOST_BYTES * (gateways + self.setup.clients + 1);
         let bound = slack + connections * CONNECTION_BYTES + blocks_bytes + KEPT_FACTOR * charged;
+        // The threads of a gateway that crashed end by themselves, and with them its store.
+        let begun = Instant::now();
+        while self.memory.growth() > bound && begun.elapsed() < THREADS_PATIENCE {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
         let growth = self.memory.growth();
         self.note(format_args!("{growth} of {bound} bytes"));
         assert!(
