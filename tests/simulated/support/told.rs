@@ -27,8 +27,8 @@ type KeptDatagrams = Arc<Mutex<Option<Vec<Vec<u8>>>>>;
 /// The addresses by which a NAT shows the stations behind it.
 type Bindings = HashMap<IpAddr, SocketAddr>;
 
-/// The buffer of a kept datagram, bytes: that of a packet of DPDK.
-const PACKET_BUFFER_BYTES: usize = 2048;
+/// The buffer of a kept datagram, bytes: that of a packet of DPDK for an MTU of 9000.
+const PACKET_BUFFER_BYTES: usize = 10_240;
 
 /// A device that was slowed down takes one batch of datagrams in this time.
 const BATCH_SPAN: Duration = Duration::from_millis(10);
