@@ -82,7 +82,7 @@ def tool(name, *arguments):
 def publish(it):
     """Measures what stands beside the rows, and writes docs/benchmarks.md."""
     say("coding and checking, one core")
-    benches = ["shards", "tokens"]
+    benches = ["shards", "tokens", "cids"]
     cargo("bench", "--no-run", *(word for bench in benches for word in ("--bench", bench)))
     coding = "".join(
         run(*pinned(CLIENT_CORE), "cargo", "bench", "--locked", "--quiet", "--bench", bench) for bench in benches

@@ -339,7 +339,7 @@ def coding(path):
     yield "## Coding and checking, one core\n"
     yield (
         "`cargo bench --bench shards` and `--bench tokens` on one core: shards of 64 KiB, payload in memory, best of their passes; "
-        "GB/s of payload.\n"
+        "GB/s of payload. `--bench cids`: the worker of a datagram by its connection ID, the best of nine runs, each look-up after the one before.\n"
     )
     with open(path) as file:
         yield "```text\n" + file.read().rstrip() + "\n```\n"
