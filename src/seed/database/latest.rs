@@ -1,6 +1,6 @@
 //! What is durable: the rows of the database at its last commit, and over them those that a journal alone has.
 
-use super::snapshot::Snapshot;
+use super::snapshot::{Snapshot, copy_part};
 use super::table::{Changes, StoreTable};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,13 +111,9 @@ impl LatestRows {
         let snapshot = {
             let state = self.state();
             if let Some(changed) = state.journaled(table, key) {
-                let Some(row) = changed else { return Ok(Err(io::ErrorKind::NotFound)) };
-                let rest = usize::try_from(offset).ok().and_then(|offset| row.get(offset..));
-                let Some(found) = rest.and_then(|rest| rest.get(..out.len())) else {
-                    return Ok(Err(io::ErrorKind::UnexpectedEof));
-                };
-                out.copy_from_slice(found);
-                return Ok(Ok(()));
+                return Ok(changed
+                    .as_deref()
+                    .map_or(Err(io::ErrorKind::NotFound), |row| copy_part(row, offset, out)));
             }
             state.snapshot.clone()
         };

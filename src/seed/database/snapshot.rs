@@ -47,12 +47,7 @@ impl Snapshot {
     ) -> Result<Result<(), io::ErrorKind>, redb::Error> {
         guarded(|| {
             let Some(row) = self.0[table as usize].get(key)? else { return Ok(Err(io::ErrorKind::NotFound)) };
-            let rest = usize::try_from(offset).ok().and_then(|offset| row.value().get(offset..));
-            let Some(found) = rest.and_then(|rest| rest.get(..out.len())) else {
-                return Ok(Err(io::ErrorKind::UnexpectedEof));
-            };
-            out.copy_from_slice(found);
-            Ok(Ok(()))
+            Ok(copy_part(row.value(), offset, out))
         })
     }
 
@@ -75,6 +70,14 @@ impl Snapshot {
             Ok(Some((key.value().to_vec(), value.value().to_vec())))
         })
     }
+}
+
+/// Fills `out` with the bytes of a row from `offset` on, if it is long enough.
+pub(super) fn copy_part(row: &[u8], offset: u64, out: &mut [u8]) -> Result<(), io::ErrorKind> {
+    let rest = usize::try_from(offset).ok().and_then(|offset| row.get(offset..));
+    let found = rest.and_then(|rest| rest.get(..out.len())).ok_or(io::ErrorKind::UnexpectedEof)?;
+    out.copy_from_slice(found);
+    Ok(())
 }
 
 /// A key and its value.
