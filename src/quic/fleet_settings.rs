@@ -106,18 +106,6 @@ impl FromStr for ServerId {
     }
 }
 
-impl fmt::Display for ServerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&HEXLOWER.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for ServerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
 /// The salt of a rotation, no secret. As text it is 32 hexadecimal digits of lower case, the only accepted form.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct RotationSalt(pub [u8; SALT_LEN]);
@@ -137,20 +125,21 @@ impl FromStr for RotationSalt {
     }
 }
 
-impl fmt::Display for RotationSalt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&HEXLOWER.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for RotationSalt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-macro_rules! serde_as_text {
+/// Shows octets as hexadecimal digits, everywhere.
+macro_rules! hex_text {
     ($name:ty) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&HEXLOWER.encode(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -166,8 +155,8 @@ macro_rules! serde_as_text {
     };
 }
 
-serde_as_text!(ServerId);
-serde_as_text!(RotationSalt);
+hex_text!(ServerId);
+hex_text!(RotationSalt);
 
 /// Whether a rotation issues connection IDs and tokens, or those that it issued are only taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
