@@ -57,6 +57,12 @@ impl Cubic {
         }
     }
 
+    /// Goes on in congestion avoidance with this window, bytes.
+    pub(super) fn resumed(window: u64, mtu: u16) -> Self {
+        let ssthresh = (window as f64).max(WINDOW_PACKETS_MIN * f64::from(mtu));
+        Self { window: ssthresh, ssthresh, ..Self::new(window, mtu) }
+    }
+
     /// RFC 9438 §4.2, Figure 1, bytes.
     fn w_cubic(&self, t: Duration) -> f64 {
         C * (t.as_secs_f64() - self.k).powi(3) * self.mtu + self.w_max

@@ -1,6 +1,7 @@
 //! Congestion controllers, behind quinn-proto's interface. `docs/decisions.md` says why they are STOQ's own.
 
 mod algorithm;
+mod crowd;
 mod cubic;
 mod delivery;
 mod model;

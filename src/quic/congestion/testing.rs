@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// UDP payload of each packet, and its frame, bytes.
 pub(super) const PACKET_BYTES: u64 = 1472;
-const FRAME_BYTES: u64 = PACKET_BYTES + 42;
+pub(super) const FRAME_BYTES: u64 = PACKET_BYTES + 42;
 /// As in STOQ: what one acknowledgment covers, and its delay.
 const PACKETS_PER_ACK: usize = 10;
 const ACK_DELAY: Duration = Duration::from_millis(2);

@@ -3,7 +3,7 @@
 use super::cubic::Cubic;
 use super::model::Model;
 use super::reserved::Reserved;
-use super::testing::{Flow, PACKET_BYTES, Path, Simulation};
+use super::testing::{FRAME_BYTES, Flow, PACKET_BYTES, Path, Simulation};
 use super::*;
 use std::time::Duration;
 
@@ -200,6 +200,39 @@ fn probes_that_overflow_a_small_buffer_become_rare() {
     let sent = path.bits_per_s * 6 / 8 / PACKET_BYTES;
     let dropped = simulation.dropped - dropped;
     assert!(got > 0.9 && dropped < sent / 50, "{got}, {dropped} of {sent} dropped");
+}
+
+/// 1 Gbit/s, a round trip of 2.5 ms, and a buffer of 400 packets, which are 4.8 ms.
+fn short_path(loss: f64) -> Path {
+    let (bits_per_s, delay) = (1_000_000_000, Duration::from_micros(1250));
+    Path { bits_per_s, delay, buffer_bytes: 400 * FRAME_BYTES, loss, ..Path::default() }
+}
+
+#[test]
+fn many_models_on_a_short_path_fill_it_share_it_and_lose_little() {
+    let path = short_path(0.0);
+    let flows = (0..16).map(|index| model(300 + index).starting(seconds(index as f64 * 0.001))).collect();
+    let mut simulation = Simulation::new(path.clone(), flows);
+    // It goes on until each flow was CUBIC's, tried the model, and was CUBIC's again.
+    for second in (2..30).step_by(4).map(f64::from) {
+        simulation.run(seconds(second));
+        let (dropped, carried) = (simulation.dropped, simulation.carried);
+        let shares = shares(&mut simulation, &path, second, second + 2.0);
+        let dropped = (simulation.dropped - dropped) as f64;
+        let lost = dropped / (dropped + ((simulation.carried - carried) / FRAME_BYTES) as f64);
+        assert!(lost < 0.05, "{lost} of the packets were dropped after {second} s");
+        assert!(jain(&shares) > 0.8 && shares.iter().sum::<f64>() > 0.95, "after {second} s: {shares:?}");
+    }
+}
+
+#[test]
+fn losses_by_chance_do_not_slow_a_model_down_that_has_a_short_path_alone() {
+    for (delay_ms, loss) in [(0.5, 0.001), (1.25, 0.001), (1.25, 0.01), (5.0, 0.001), (5.0, 0.01)] {
+        let path = Path { delay: seconds(delay_ms / 1000.0), ..short_path(loss) };
+        let got = share(&path, model(310), 2.0, 8.0);
+        assert!(got > 0.9, "{got} at {loss} with a delay of {delay_ms} ms");
+    }
+    assert!(share(&short_path(0.01), cubic(), 2.0, 8.0) < 0.5);
 }
 
 #[test]

@@ -4,8 +4,12 @@
 //! - Startup ends as soon as the round trips grow, so that it overflows no buffer of half a product of rate and delay.
 //! - Cycles are counted in round trips, so that flows beside each other become equal soon.
 //! - Where a queue stays between probes, the rate follows the queue instead ([`Sharing`]).
+//! - Among flows that fill the buffer of a short path, CUBIC has the flow for a while ([`Crowd`]).
+
+mod cycle;
 
 use super::algorithm::{CongestionAlgorithm, MinRtt};
+use super::crowd::{Crowd, ModelView};
 use super::delivery::{Ahead, Deliveries, DeliverySample};
 use super::round::Round;
 use super::sharing::{QueueSeen, Sharing};
@@ -31,27 +35,17 @@ const DOWN_GAIN: f64 = 0.9;
 const WINDOW_GAIN: f64 = 1.3;
 const PROBE_RTT_GAIN: f64 = 0.5;
 const PACING_MARGIN: f64 = 0.99;
-const FULL_GROWTH: f64 = 1.25;
-const UP_GROWTH: f64 = 1.08;
-const FULL_ROUNDS: u32 = 3;
-const PROBE_RTT_SPAN: Duration = Duration::from_millis(200);
+/// Rounds after a probe in which its losses are noticed.
+const PROBE_ROUNDS: u64 = 3;
 /// Rounds of a cycle that only cruise, the least and how many more at most.
 const CRUISE_ROUNDS: u64 = 3;
 const CRUISE_ROUNDS_MORE: u64 = 4;
 const CRUISE_AFTER_LOSS: u64 = 3;
-/// A cycle is no shorter, and no longer: round trips inside a machine or a rack tell less than they are many.
-const CRUISE_MIN: Duration = Duration::from_millis(50);
-const CRUISE_MAX: Duration = Duration::from_secs(3);
-/// The rise of round trips that ends startup: their part, and the least rise that counts. An eighth would be seen when more than a product
-/// is already on its way into the buffer.
-const RISE_DIVISOR: u32 = 16;
 /// How long a shortest round trip counts.
 const MIN_RTT_LIFE: Duration = Duration::from_secs(5);
 /// The queue at which a cruise gives way, as a part of the round trip.
 const QUEUED_DIVISOR: u32 = 4;
 const RISE_MIN: Duration = Duration::from_millis(2);
-/// Acknowledgments in a row that must agree on the rise.
-const RISE_SAMPLES: u32 = 6;
 /// The window holds what is sent in this time, even where round trips are shorter: workers take turns, and sleep.
 const TURN: Duration = Duration::from_micros(500);
 /// Packets that the window holds beside that: what one acknowledgment covers, and bursts.
@@ -101,6 +95,7 @@ pub(super) struct Model {
     probe_rtt_until: Option<Instant>,
     ahead: Ahead,
     sharing: Sharing,
+    crowd: Crowd,
     /// After persistent congestion the window grows from its least, until it is what the model says.
     restoring: bool,
     cruise_rounds: u64,
@@ -137,6 +132,7 @@ impl Model {
             probe_rtt_until: None,
             ahead: Ahead::default(),
             sharing: Sharing::default(),
+            crowd: Crowd::default(),
             restoring: false,
             cruise_rounds: 0,
             overflowed: false,
@@ -176,6 +172,12 @@ impl Model {
         !self.is_full && (self.window as f64) < FAST_BYTES_PER_S * self.min_rtt().as_secs_f64()
     }
 
+    fn draw(&mut self) -> u64 {
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random >> 33
+    }
+
     fn enter(&mut self, mode: Mode, now: Instant) {
         self.mode = mode;
         (self.mode_began, self.mode_round) = (Some(now), self.rounds);
@@ -193,11 +195,7 @@ impl Model {
             }
             Mode::Up => self.full_rate = self.max_rate(),
             Mode::Cruise => {
-                self.random = self
-                    .random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1_442_695_040_888_963_407);
-                self.cruise_rounds = CRUISE_ROUNDS + (self.random >> 33) % CRUISE_ROUNDS_MORE;
+                self.cruise_rounds = CRUISE_ROUNDS + self.draw() % CRUISE_ROUNDS_MORE;
                 if self.overflowed {
                     self.cruise_rounds *= CRUISE_AFTER_LOSS;
                 }
@@ -236,16 +234,6 @@ impl Model {
         self.rounds - self.mode_round
     }
 
-    /// Whether the rate has stopped growing; asked at the end of a round.
-    fn has_filled(&mut self, rate: f64) -> bool {
-        if rate >= self.full_rate * FULL_GROWTH {
-            (self.full_rate, self.full_rounds) = (rate, 0);
-        } else {
-            self.full_rounds += 1;
-        }
-        self.full_rounds >= FULL_ROUNDS
-    }
-
     fn learn(&mut self, sample: &DeliverySample) {
         if sample.rate > 0.0 && (!sample.app_limited || sample.rate >= self.max_rate()) {
             self.max_rate[1] = self.max_rate[1].max(sample.rate);
@@ -265,102 +253,6 @@ impl Model {
         self.in_flight_low = (round.in_flight as f64).max(BETA * in_flight);
     }
 
-    fn step(&mut self, now: Instant, sample: &DeliverySample, in_flight: u64, ended: Option<&Round>) {
-        match self.mode {
-            Mode::Startup => {
-                let round = *ended.unwrap_or(&self.round);
-                self.step_startup(now, &round, sample, ended.is_some());
-            }
-            Mode::Drain => {
-                if in_flight as f64 <= self.product() || self.rounds_in_mode() > 4 {
-                    self.enter(Mode::Cruise, now);
-                }
-            }
-            Mode::Down => {
-                let target = (HEADROOM * self.in_flight_high).min(self.product());
-                if in_flight as f64 <= target || self.rounds_in_mode() > 4 {
-                    self.enter(Mode::Cruise, now);
-                }
-            }
-            // It learns of the path by its shared rate, without probes.
-            Mode::Cruise if self.sharing.rate().is_some() => {}
-            Mode::Cruise => {
-                let span = self.in_mode(now);
-                if self.rounds_in_mode() >= self.cruise_rounds && span >= CRUISE_MIN || span >= CRUISE_MAX {
-                    self.enter(Mode::Refill, now);
-                }
-            }
-            Mode::Refill => {
-                if self.rounds_in_mode() >= 1 {
-                    self.enter(Mode::Up, now);
-                }
-            }
-            Mode::Up => self.step_up(now, sample, ended),
-            Mode::ProbeRtt => {
-                let until = *self.probe_rtt_until.get_or_insert(now + PROBE_RTT_SPAN.max(self.min_rtt()));
-                if now >= until {
-                    self.probe_rtt_until = None;
-                    self.enter(if self.is_full { Mode::Cruise } else { Mode::Startup }, now);
-                }
-            }
-        }
-    }
-
-    /// Whether packets with this round trip waited.
-    fn has_risen(&self, rtt: Duration) -> bool {
-        let base = self.min_rtt();
-        rtt >= base + (base / RISE_DIVISOR).max(RISE_MIN)
-    }
-
-    fn step_startup(&mut self, now: Instant, round: &Round, sample: &DeliverySample, has_ended: bool) {
-        let long = self.has_risen(sample.rtt);
-        // What a sender that has nothing more to send makes wait for itself is a burst of its own.
-        self.risen = if long && !sample.is_idle { self.risen + 1 } else { 0 };
-        let queued = self.risen >= RISE_SAMPLES;
-        let congested =
-            round.is_surely_congested(self.mtu) && (has_ended || round.acked + round.lost >= self.window / 4);
-        let filled = has_ended && !sample.app_limited && self.has_filled(self.max_rate());
-        if filled || queued || congested {
-            if congested {
-                self.in_flight_high = self.product().max(round.in_flight as f64 * BETA);
-            }
-            self.is_full = true;
-            // What startup overflowed is noticed in the next rounds, as what a probe did.
-            self.probed = self.rounds;
-            self.enter(Mode::Drain, now);
-        }
-    }
-
-    fn step_up(&mut self, now: Instant, sample: &DeliverySample, ended: Option<&Round>) {
-        if self.round.is_congested() || ended.is_some_and(Round::is_congested) {
-            self.in_flight_high = (sample.in_flight as f64).max(BETA * self.product());
-            self.overflowed = true;
-            // What was lost is answered.
-            self.round = Round::default();
-            self.enter(Mode::Down, now);
-            return;
-        }
-        if ended.is_some() && sample.in_flight as f64 >= self.in_flight_high * 0.95 {
-            self.in_flight_high *= UP_GAIN;
-        }
-        if ended.is_some() && self.rounds_in_mode() >= 2 {
-            let rate = self.max_rate();
-            if rate < self.full_rate * UP_GROWTH {
-                self.overflowed = false;
-                self.enter(Mode::Down, now);
-            } else if self.in_flight_high.is_infinite()
-                && ended.and_then(|round| round.rtt).is_some_and(|rtt| !self.has_risen(rtt))
-            {
-                // The rate grows as it is asked to, and no packet waits: what ended startup was another flow's queue, or the path has
-                // become faster.
-                self.is_full = false;
-                (self.full_rounds, self.risen) = (0, 0);
-                self.enter(Mode::Startup, now);
-            }
-            self.full_rate = rate;
-        }
-    }
-
     fn probe_rtt(&mut self, now: Instant, rtt: Duration) {
         if self.min_rtt.is_older(now, MIN_RTT_LIFE) && self.mode != Mode::ProbeRtt {
             // The next samples decide.
@@ -369,6 +261,28 @@ impl Model {
             if self.is_full {
                 self.enter(Mode::ProbeRtt, now);
             }
+        }
+    }
+
+    /// Whether CUBIC has the flow from now on, after a round without a probe.
+    fn joins_crowd(&mut self, now: Instant, round: &Round) -> bool {
+        let (min_rtt, has_overflowed) = (self.min_rtt(), self.overflowed);
+        let view = ModelView { min_rtt, window: self.window, mtu: self.mtu as u16, has_overflowed };
+        let random = self.draw();
+        self.crowd.on_round(now, round, &view, random)
+    }
+
+    /// Ends a round of CUBIC's. The model goes on with what that round delivered.
+    fn end_cubic_round(&mut self, now: Instant, round: &Round) {
+        let Some(window) = self.crowd.window() else { return };
+        if self.crowd.on_cubic_round(now) {
+            self.max_rate = [round.rate; 2];
+            (self.rate_low, self.in_flight_low) = (f64::INFINITY, f64::INFINITY);
+            self.in_flight_high = window as f64 / HEADROOM;
+            (self.sharing, self.ahead) = (Sharing::default(), Ahead::default());
+            (self.is_full, self.restoring, self.overflowed) = (true, false, true);
+            self.window = window;
+            self.enter(Mode::Cruise, now);
         }
     }
 
@@ -409,14 +323,21 @@ impl CongestionAlgorithm for Model {
         self.deliveries.on_sent(now, bytes);
     }
 
-    fn on_acked(&mut self, _now: Instant, sent: Instant, bytes: u64) {
+    fn on_acked(&mut self, now: Instant, sent: Instant, bytes: u64) {
         self.deliveries.on_acked(sent, bytes);
+        if let Some(cubic) = self.crowd.cubic() {
+            cubic.on_acked(now, sent, bytes);
+        }
     }
 
     fn on_ack_end(&mut self, now: Instant, in_flight: u64, app_limited: bool) {
         let min_rtt = self.min_rtt();
         let Some(sample) = self.deliveries.sample(now, in_flight, app_limited, min_rtt) else { return };
-        self.probe_rtt(now, sample.rtt);
+        let is_crowded =
+            self.crowd.cubic().map(|cubic| cubic.on_ack_end(now, in_flight, app_limited)).is_some();
+        if !is_crowded {
+            self.probe_rtt(now, sample.rtt);
+        }
         self.min_rtt.sample(now, sample.rtt);
         self.learn(&sample);
         let mut ended = None;
@@ -424,7 +345,14 @@ impl CongestionAlgorithm for Model {
             self.round_end = self.deliveries.delivered();
             self.rounds += 1;
             let round = std::mem::take(&mut self.round);
+            if is_crowded {
+                self.end_cubic_round(now, &round);
+                return;
+            }
             let probing = matches!(self.mode, Mode::Startup | Mode::Up | Mode::Refill);
+            if !probing && self.rounds > self.probed + PROBE_ROUNDS && self.joins_crowd(now, &round) {
+                return;
+            }
             match self.sharing.rate() {
                 // Nearly each round of many packets has a loss by chance: a few count where a queue may have overflowed.
                 Some(_) => {
@@ -434,7 +362,7 @@ impl CongestionAlgorithm for Model {
                     }
                 }
                 // Losses of a probe are noticed when it is over.
-                None if round.is_congested() && !probing && self.rounds <= self.probed + 3 => {
+                None if round.is_congested() && !probing && self.rounds <= self.probed + PROBE_ROUNDS => {
                     self.in_flight_high =
                         (self.product() / HEADROOM).max(BETA_IN_FLIGHT * round.in_flight as f64);
                     self.overflowed = true;
@@ -448,12 +376,18 @@ impl CongestionAlgorithm for Model {
             }
             ended = Some(round);
         }
+        if is_crowded {
+            return;
+        }
         self.ahead.note(now, sample.acked, self.max_rate(), self.rounds);
         self.step(now, &sample, in_flight, ended.as_ref());
         self.set_window(sample.acked);
     }
 
-    fn on_lost(&mut self, _now: Instant, sent: Instant, bytes: u64, persistent: bool) {
+    fn on_lost(&mut self, now: Instant, sent: Instant, bytes: u64, persistent: bool) {
+        if let Some(cubic) = self.crowd.cubic() {
+            return cubic.on_lost(now, sent, bytes, persistent);
+        }
         self.round.lost += bytes;
         self.round.loss_events += 1;
         self.round.in_flight = self.round.in_flight.max(self.deliveries.in_flight_at(sent));
@@ -463,20 +397,29 @@ impl CongestionAlgorithm for Model {
         }
     }
 
-    fn on_marked(&mut self, _now: Instant, _sent: Instant) {
+    fn on_marked(&mut self, now: Instant, sent: Instant) {
+        if let Some(cubic) = self.crowd.cubic() {
+            return cubic.on_marked(now, sent);
+        }
         self.round.marked = true;
     }
 
     fn on_mtu(&mut self, mtu: u16) {
         self.mtu = mtu.into();
+        if let Some(cubic) = self.crowd.cubic() {
+            cubic.on_mtu(mtu);
+        }
         self.window = self.window.max(WINDOW_PACKETS_MIN * self.mtu);
     }
 
     fn window(&self) -> u64 {
-        self.window
+        self.crowd.window().unwrap_or(self.window)
     }
 
     fn pacing_bytes_per_s(&self) -> Option<f64> {
+        if self.crowd.window().is_some() {
+            return None;
+        }
         let rtt = self.min_rtt.get()?;
         let gain = match self.mode {
             Mode::Startup => self.startup_gain(),
