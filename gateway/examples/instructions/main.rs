@@ -305,7 +305,8 @@ fn main() -> anyhow::Result<()> {
             let ranges = Ranges::all();
             let width =
                 if wire == Wire::Short { Width::ONE } else { Width { streams: GETS_LONG, ..Width::ONE } };
-            let pulled = Pulled { token: token.into(), ranges, route: None, verified: true, times: 1 << 40 };
+            let pulled =
+                Pulled { tokens: vec![token.into()], ranges, route: None, verified: true, times: 1 << 40 };
             (
                 Box::new(seed(&directory, token, &encoded)?),
                 Box::new(Pull::new(remote, pulled, width, reports)),

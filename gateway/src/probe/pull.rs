@@ -14,9 +14,9 @@ use stoq::token::{AnyToken, Ranges};
 /// The fetch that a [`Pull`] repeats.
 #[derive(Clone, Debug)]
 pub struct Pulled {
-    /// The payload.
-    pub token: AnyToken,
-    /// The groups of the payload.
+    /// The payloads: each stream fetches the next of them, and after the last the first again.
+    pub tokens: Vec<AnyToken>,
+    /// The groups of each payload.
     pub ranges: Ranges,
     /// The gateways on the way; none if the peer itself answers.
     pub route: Option<Route>,
@@ -101,7 +101,8 @@ impl Pulled {
         index: usize,
     ) {
         let hop = route.map(|route| Box::new(route.hop()));
-        let Self { token, ranges, verified, .. } = self.clone();
+        let Some(&token) = self.tokens.get(index % self.tokens.len().max(1)) else { return };
+        let (ranges, verified) = (self.ranges.clone(), self.verified);
         let fetch = Fetch { token, bytes_max: 0, lanes: None, ranges, describe: false };
         if verified {
             outbox.ask(port, connection, Ask::new(fetch).by(hop), index);

@@ -32,9 +32,9 @@ pub(crate) struct Args {
     /// gateway's configuration it drops them unchecked.
     #[arg(long, conflicts_with = "get")]
     put: bool,
-    /// Instead fetch this payload on every stream, check every byte and drop it.
+    /// Instead fetch this payload on every stream, check every byte and drop it. Given several times, each stream has the next payload.
     #[arg(long, value_name = "TOKEN")]
-    get: Option<AnyToken>,
+    get: Vec<AnyToken>,
     /// With --get: do not check the answer, to see the cost of checking.
     #[arg(long, requires = "get")]
     unverified: bool,
@@ -77,10 +77,10 @@ type Probe = Box<dyn Application>;
 
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     let session = args.options.open()?;
-    match args.get {
-        Some(token) => get(&args, session, token),
-        None if args.put => put(&args, session),
-        None => messages(&args, session),
+    match &args.get[..] {
+        [] if args.put => put(&args, session),
+        [] => messages(&args, session),
+        tokens => get(&args, session, tokens),
     }
 }
 
@@ -154,10 +154,10 @@ fn measure(
 
 /// A likely reason why there is no result.
 fn hint(args: &Args) -> String {
-    match args.get {
-        Some(_) => "give a longer --time-limit".into(),
-        None => format!("does the gateway have a discard application on queue {}?", args.queue),
+    if args.get.is_empty() {
+        return format!("does the gateway have a discard application on queue {}?", args.queue);
     }
+    "give a longer --time-limit".into()
 }
 
 impl Measured {
@@ -168,10 +168,10 @@ impl Measured {
 
     /// What limited the client's sending. A client that fetches sends next to nothing: what limits the gateway is shown there.
     fn limits_in_words(&self, args: &Args) -> String {
-        match args.get {
-            Some(_) => String::new(),
-            None => format!("; limited by {}", inspect::in_words(&self.limited)),
+        if !args.get.is_empty() {
+            return String::new();
         }
+        format!("; limited by {}", inspect::in_words(&self.limited))
     }
 
     /// Prints the result: one line of text, or JSON with the operation's own fields.
@@ -235,7 +235,7 @@ fn put(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
 }
 
 /// Payloads fetched, and dropped on arrival.
-fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()> {
+fn get(args: &Args, session: ClientSetup, tokens: &[AnyToken]) -> anyhow::Result<()> {
     let (remotes, on) = (session.remotes()?, (session.workers, session.cipher.name()));
     let route = args.route.route(&session.gateways)?;
     let (ranges, times) = match args.round_trips {
@@ -243,7 +243,7 @@ fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()>
         None => (Ranges::all(), 1),
     };
     let verified = !args.unverified;
-    let pulled = Pulled { token, ranges, route, verified, times };
+    let pulled = Pulled { tokens: tokens.to_vec(), ranges, route, verified, times };
     let measured = measure(args, session, move |width, _, reports| {
         Box::new(Pull::new(remotes.clone(), pulled.clone(), width, reports.clone()))
     })?;
@@ -253,11 +253,13 @@ fn get(args: &Args, session: ClientSetup, token: AnyToken) -> anyhow::Result<()>
         Some(_) => ("get-trips", format!("{count} fetches of 16 KiB: p50 {p50:.1}, p99 {p99:.1} us")),
         None => ("get-drop", format!("{} bytes fetched and dropped, {checked}", measured.bytes)),
     };
+    let token: Vec<_> = tokens.iter().map(AnyToken::to_string).collect();
+    let token = token.join(" ");
     let particular = match args.round_trips {
         Some(_) => serde_json::json!({
-            "token": token.to_string(), "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
+            "token": token, "verified": verified, "round_trips": count, "p50_us": p50, "p99_us": p99,
         }),
-        None => serde_json::json!({ "token": token.to_string(), "verified": verified }),
+        None => serde_json::json!({ "token": token, "verified": verified }),
     };
     measured.print(args, on, operation, particular, &text)
 }
