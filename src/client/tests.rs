@@ -15,8 +15,8 @@ use crate::limits::{
     MESSAGE_COST_BYTES,
 };
 use crate::queue::{
-    self, AppPort, Ask, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit,
-    Delivery, End, Ending, PeerRequest, RequestId, Sleeper, WorkerPort, rings,
+    self, AppPort, Ask, Charge, CloseReason, Command, ConnectionCommand, ConnectionEvent, ConnectionId,
+    Credit, Delivery, End, Ending, PeerRequest, RequestId, Sleeper, WorkerPort, rings,
 };
 use crate::record::{ErrorCode, ErrorRecord, Fetch, Locate, OkRecord, Payload, Put};
 use crate::rights::StoreTerms;
@@ -111,7 +111,7 @@ impl Bench {
 
     fn piece(&mut self, request: RequestId, offset: u64) {
         let piece = VerifiedPiece { offset, data: Bytes::from_static(b"x"), proofs: Vec::new() };
-        self.worker.deliver(Delivery::Piece { request, shard: None, piece });
+        self.worker.deliver(Delivery::Piece { request, shard: None, piece, charge: Charge::default() });
     }
 }
 

@@ -187,7 +187,7 @@ impl Gather {
             Delivery::Answered(request, Answer::Ok(ok)) => {
                 self.accepted(now, request, ok.length_bytes, ok.descriptor.map(Box::new));
             }
-            Delivery::Piece { request, shard, piece } if self.credit(now, request, piece.data.len()) => {
+            Delivery::Piece { request, shard, piece, .. } if self.credit(now, request, piece.data.len()) => {
                 self.events.push_back(match shard {
                     Some((shard, blob)) => GatherEvent::Shard { shard, blob, piece },
                     None => GatherEvent::Piece(piece),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::application::{Outbox, Received};
 use crate::limits::{GATHER_AHEAD_BYTES, GATHER_FLIGHT_BYTES_MIN, GATHER_STALL_MS, GATHER_WINDOW_BYTES};
-use crate::queue::{AppPort, Ask, Command, Sleeper, WorkerPort, rings};
+use crate::queue::{AppPort, Ask, Charge, Command, Sleeper, WorkerPort, rings};
 use crate::record::{Fetch, OkRecord, Record, Request};
 use crate::token::{GROUP_BYTES_U64, Token};
 use bytes::Bytes;
@@ -150,7 +150,7 @@ impl Bench {
         self.deliver(Delivery::Answered(request, Answer::Ok(ok)));
         let data = Bytes::from(vec![0; (bytes.end - bytes.start) as usize]);
         let piece = VerifiedPiece { offset: bytes.start, data, proofs: Vec::new() };
-        self.deliver(Delivery::Piece { request, shard: None, piece });
+        self.deliver(Delivery::Piece { request, shard: None, piece, charge: Charge::default() });
     }
 
     /// Answers the open request number `at` completely.

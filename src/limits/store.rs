@@ -61,6 +61,8 @@ pub const ANNOUNCE_PAGE_LEN: usize = 256;
 pub const READS_LEN_MAX: u16 = 128;
 /// Threads that read for a store where io_uring is forbidden.
 pub const READ_THREADS_LEN_MAX: usize = 8;
+/// Threads of a store that look payloads up and open their files for requests.
+pub const OPEN_THREADS_LEN_MAX: usize = 8;
 /// Blocks that a request for a payload has read before it needs them.
 pub const READ_AHEAD_LEN: u64 = 4;
 /// Blocks that are read ahead at a time for all requests together; no more than a quarter of the memory tier.

@@ -1,6 +1,6 @@
 //! The contents of the rings: deliveries to applications, commands from them.
 
-use super::{CloseReason, ConnectionId, Credit, PeerSilence, RequestId};
+use super::{Charge, CloseReason, ConnectionId, Credit, PeerSilence, RequestId};
 use crate::record::{
     Done, ErrorCode, ErrorRecord, Fetch, Have, Holders, Hop, Listed, OkRecord, Payload, Request, Routed,
 };
@@ -45,6 +45,9 @@ pub enum Delivery {
         shard: Option<(ShardIndex, Blob)>,
         /// The bytes, their offset, and the hashes that proved them.
         piece: VerifiedPiece,
+        /// The credit of a peer that puts. Its stream is read on only while there is some: an application that keeps the bytes keeps this beside
+        /// them.
+        charge: Charge,
     },
     /// Bytes of a stream that is not parsed here, as they arrived.
     Raw(RequestId, Payload),

@@ -4,6 +4,7 @@
 //! delivery ring is full, the worker stops reading streams, and QUIC flow control stops the sender. While a command ring is full or
 //! credit is spent, the application waits. Neither direction drops anything.
 
+mod charge;
 mod close;
 mod credit;
 mod group_checks;
@@ -12,6 +13,7 @@ mod port;
 mod silence;
 mod waking;
 
+pub use charge::Charge;
 pub use close::CloseReason;
 pub use credit::Credit;
 pub(crate) use group_checks::GroupsFound;

@@ -1,7 +1,8 @@
 //! The two ends of a pair of rings.
 
 use super::{
-    Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery, RequestId, Sleeper, Waker,
+    Charge, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Credit, Delivery, RequestId, Sleeper,
+    Waker,
 };
 use crate::limits::{COMMAND_RING_LEN, DELIVERY_RING_LEN, MESSAGE_COST_BYTES};
 use bytes::Bytes;
@@ -81,6 +82,12 @@ impl AppPort {
         // The worker may have stopped reading because this ring was full.
         self.pushed |= delivery.is_some();
         delivery
+    }
+
+    /// Gives credit back for bytes that are kept no more, and has the worker look whether their stream may be read on.
+    pub fn give_back(&mut self, charge: Charge) {
+        drop(charge);
+        self.pushed = true;
     }
 
     /// The number of commands that the ring takes now.

@@ -1,26 +1,27 @@
 //! The seed application: keeps payloads that are put and mirrored, serves FETCHes, and answers LOCATE with the nodes that hold a payload.
 //!
-//! One instance runs for each worker; all share one store, one memory tier and one directory. Files are written on the application's own thread;
-//! others sync them and read their blocks: a slow fsync or read stops no other request.
+//! One instance runs for each worker; all share one store, one memory tier and one directory. Other threads open, read, write and sync files: a
+//! slow disk stops no request that does not need it.
 
 use super::announce::Announcer;
 use super::checking::Checking;
 use super::directory::Directory;
 use super::lister::Lister;
-use super::lookup::{Lookup, Refusal};
 use super::mirror::Mirroring;
+use super::opening::Openings;
 use super::putting::Putting;
 use super::repair::Repairs;
 use super::serve::{AnswerSources, Servings};
 use super::{Clocks, Lease, MemoryTier, Moment, Store, StoreError};
+use super::{checking, writer};
 use crate::application::{Application, Outbox, Received};
 use crate::hop::Hops;
-use crate::limits::{EXPIRY_INTERVAL_MS, LEASE_MARGIN_S, WORKING_INTERVAL_MS};
+use crate::limits::{EXPIRY_INTERVAL_MS, WORKING_INTERVAL_MS};
 use crate::queue::{
-    Answer, AppPort, CloseReason, Command, ConnectionEvent, ConnectionId, Credit, Delivery, End, Ending,
-    PeerRequest, RequestId,
+    Answer, AppPort, CloseReason, Command, ConnectionEvent, ConnectionId, Delivery, End, Ending, PeerRequest,
+    RequestId,
 };
-use crate::record::{Coverage, ErrorCode, ErrorRecord, Fetch, Have, Holder, Holders, Locate, Put, Request};
+use crate::record::{Coverage, ErrorCode, ErrorRecord, Have, Holder, Holders, Locate, Put, Request};
 use crate::rights::StoreTerms;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
@@ -61,6 +62,7 @@ pub struct Seed {
     pub(super) nodes: HashMap<NodeId, ConnectionId>,
     pub(super) putting: Putting,
     pub(super) servings: Servings,
+    pub(super) openings: Openings,
     /// By the request number of each MIRROR, which owns the requests that its mirroring makes.
     pub(super) mirrors: BTreeMap<RequestId, Mirroring>,
     pub(super) lister: Lister,
@@ -83,6 +85,7 @@ impl Seed {
             nodes: HashMap::default(),
             putting: Putting::default(),
             servings: Servings::default(),
+            openings: Openings::default(),
             mirrors: BTreeMap::new(),
             lister: Lister::default(),
             announcer: Announcer::default(),
@@ -133,14 +136,18 @@ impl Seed {
     }
 
     pub(super) fn deliver(&mut self, now: Instant, port: &mut AppPort, delivery: Delivery) {
-        if let Some((token, request)) = self.unchecked(now, &delivery) {
-            let store = &self.parts.store;
+        if let Delivery::Asked(request, asked) = &delivery
+            && matches!(asked.request, Request::Mirror(_))
+            && asked.node.is_some()
+            && let Some(token) = checking::unchecked(&self.parts.store, now, &asked.request)
+        {
+            let (store, request) = (&self.parts.store, *request);
             return self.checking.wait(store, now, port.waker(), token, (request, delivery));
         }
         match delivery {
-            Delivery::Asked(request, asked) => self.asked(now, port, request, *asked),
-            Delivery::Piece { request, shard, piece } => {
-                self.received(port, request, shard.map(|(_, blob)| blob), &piece);
+            Delivery::Asked(request, asked) => self.asked(now, port, request, asked),
+            Delivery::Piece { request, shard, piece, charge } => {
+                self.received(now, port, request, (shard.map(|(_, blob)| blob), piece, charge));
             }
             Delivery::Ended(request, End::Checked) => self.received_all(now, port, request),
             Delivery::Ended(request, end) => {
@@ -181,17 +188,14 @@ impl Seed {
     }
 
     /// Takes a peer's request.
-    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: PeerRequest) {
-        let PeerRequest { request: what, node, early, credit, terms } = asked;
+    fn asked(&mut self, now: Instant, port: &mut AppPort, request: RequestId, asked: Box<PeerRequest>) {
+        if let Request::Put(Put { lease_s, .. }) = asked.request {
+            return self.put(now, port, request, (asked, lease_s));
+        }
+        let PeerRequest { request: what, node, early, credit, terms } = *asked;
         match what {
-            Request::Put(Put { descriptor, lanes, lease_s, .. }) => {
-                let lease = self.lease(now, (node, terms), lease_s);
-                match lanes {
-                    Some(lanes) => self.put_lanes(now, port, request, descriptor, lanes, lease),
-                    None => self.put(now, port, request, Box::new(descriptor), lease),
-                }
-            }
-            Request::Fetch(fetch) => self.fetch(now, port, request, (&fetch, early), credit),
+            Request::Put(_) => {}
+            Request::Fetch(fetch) => self.fetch(port, request, (fetch, early), credit),
             Request::Locate(Locate { token }) => {
                 let holders = Holders { holders: self.holders(now, &token) };
                 self.send(port, Command::answer(request, Answer::Holders(holders)));
@@ -225,6 +229,7 @@ impl Seed {
         self.checking.closed(connection);
         self.directory().closed(connection);
         self.putting.closed(connection);
+        self.openings.closed(connection);
         self.lister.closed(connection);
         self.servings.forget(connection);
         self.outbox.closed(connection);
@@ -232,6 +237,7 @@ impl Seed {
             self.mirrors.extract_if(.., |request, _| request.connection == connection).collect();
         for (request, mut mirroring) in gone {
             mirroring.cancel(now, &mut self.outbox.asker(port, request));
+            self.putting.drop_files(request);
         }
         self.mirrors.values_mut().for_each(|mirroring| mirroring.closed(connection, reason));
     }
@@ -239,39 +245,13 @@ impl Seed {
     /// Ends a request that the peer has given up.
     fn abandon(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
         self.putting.abandon(request);
+        self.openings.abandon(request);
         self.lister.abandon(request);
         self.checking.abandon(request);
         self.servings.remove(request);
         if let Some(mut mirroring) = self.mirrors.remove(&request) {
             mirroring.cancel(now, &mut self.outbox.asker(port, request));
-        }
-    }
-
-    fn fetch(
-        &mut self,
-        now: Instant,
-        port: &mut AppPort,
-        request: RequestId,
-        (fetch, early): (&Fetch, bool),
-        credit: Credit,
-    ) {
-        match (Lookup { fetch, early }).find(&self.parts.store) {
-            Ok(answer) => {
-                self.send(port, Command::answer(request, Answer::Ok(answer.ok)));
-                self.servings.add(request, fetch.token, credit, answer);
-            }
-            Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),
-            // It may be whole but for its outboard: the request waits for a check, which makes that again.
-            Err(Refusal::Store(StoreError::Damaged(token))) if !self.parts.store.is_fresh(token, now) => {
-                let (request_again, terms) = (Request::Fetch(fetch.clone()), StoreTerms::default());
-                let asked = PeerRequest { request: request_again, node: None, early, credit, terms };
-                let asked = (request, Delivery::Asked(request, Box::new(asked)));
-                self.checking.wait(&self.parts.store, now, port.waker(), token, asked);
-            }
-            Err(Refusal::Store(error)) => {
-                self.refuse_store(port, request, &error);
-                self.checking.look_into(&self.parts.store, now, port.waker(), fetch.token);
-            }
+            self.putting.drop_files(request);
         }
     }
 
@@ -299,9 +279,7 @@ impl Seed {
 
     /// The store's holding of `token`. `None` also if its lease may end before it can be extended.
     pub(super) fn holding(&self, token: &AnyToken, over_s: u64) -> Option<Coverage> {
-        let holding = self.parts.store.holding(token)?;
-        let lasts = holding.expires_s.is_none_or(|at| at > over_s.saturating_add(LEASE_MARGIN_S));
-        lasts.then_some(holding.coverage)
+        writer::holding(&self.parts.store, token, over_s)
     }
 
     /// This node's ID. A new key can change it while the node runs.
@@ -329,14 +307,16 @@ impl Seed {
         }
     }
 
-    /// Tells peers, if it is time, that the requests are worked on whose answers take their time: commits, checks, mirrors. A disk that stops
-    /// this thread stops this as well.
+    /// Tells peers, if it is time, that the requests are worked on whose answers take their time: opening, writing, commits, checks, mirrors.
     fn tell_working(&mut self, now: Instant, port: &mut AppPort) {
         if self.tell_at.is_some_and(|at| at > now) {
             return;
         }
-        let waiting = self.putting.committing().chain(self.checking.waiting()).chain(self.lister.waiting());
-        let slow = waiting.chain(self.mirrors.keys().copied()).filter(|request| !request.is_own());
+        let waiting = self.putting.waiting().chain(self.checking.waiting()).chain(self.lister.waiting());
+        let slow = waiting
+            .chain(self.openings.waiting())
+            .chain(self.mirrors.keys().copied())
+            .filter(|request| !request.is_own());
         let slow: Vec<_> = slow.collect();
         let next = (!slow.is_empty()).then_some(now + Duration::from_millis(WORKING_INTERVAL_MS));
         if std::mem::replace(&mut self.tell_at, next).is_some() {
@@ -366,7 +346,8 @@ impl Seed {
 
 impl Application for Seed {
     fn poll(&mut self, now: Instant, port: &mut AppPort) -> bool {
-        let mut worked = self.take_commits(port) | self.take_checks(now, port) | self.take_listed(port);
+        let mut worked = self.take_written(now, port) | self.take_opened(now, port);
+        worked |= self.take_checks(now, port) | self.take_listed(port);
         while let Some(received) = self.outbox.receive(port) {
             worked = true;
             match received {

@@ -148,25 +148,23 @@ fn is_fetch(delivery: &Delivery) -> bool {
     matches!(delivery, Delivery::Asked(_, asked) if matches!(asked.request, Request::Fetch(_)))
 }
 
-impl Seed {
-    /// The first token that the request would have kept, is held already, and was not checked lately.
-    pub(super) fn unchecked(&self, now: Instant, delivery: &Delivery) -> Option<(AnyToken, RequestId)> {
-        let Delivery::Asked(request, asked) = delivery else { return None };
-        let tokens = match &asked.request {
-            Request::Put(Put { descriptor, lanes: None, .. }) => vec![AnyToken::from(descriptor.content())],
-            Request::Put(Put { descriptor, .. }) => {
-                let blobs = [Some(descriptor.content()), descriptor.parity_token()];
-                let blobs = blobs.into_iter().flatten().map(AnyToken::from);
-                std::iter::once(descriptor.set_token().into()).chain(blobs).collect()
-            }
-            Request::Mirror(mirror) if asked.node.is_some() => vec![mirror.token],
-            _ => return None,
-        };
-        let store = &self.parts.store;
-        let is_unchecked = |token: &AnyToken| store.holding(token).is_some() && !store.is_fresh(*token, now);
-        tokens.into_iter().find(is_unchecked).map(|token| (token, *request))
-    }
+/// The first token that the request would have kept, is held already, and was not checked lately.
+pub(super) fn unchecked(store: &Store, now: Instant, request: &Request) -> Option<AnyToken> {
+    let tokens = match request {
+        Request::Put(Put { descriptor, lanes: None, .. }) => vec![AnyToken::from(descriptor.content())],
+        Request::Put(Put { descriptor, .. }) => {
+            let blobs = [Some(descriptor.content()), descriptor.parity_token()];
+            let blobs = blobs.into_iter().flatten().map(AnyToken::from);
+            std::iter::once(descriptor.set_token().into()).chain(blobs).collect()
+        }
+        Request::Mirror(mirror) => vec![mirror.token],
+        _ => return None,
+    };
+    let is_unchecked = |token: &AnyToken| store.holding(token).is_some() && !store.is_fresh(*token, now);
+    tokens.into_iter().find(is_unchecked)
+}
 
+impl Seed {
     /// Notes that a peer reports a bad proof in an answer.
     pub(super) fn hinted(&mut self, now: Instant, port: &AppPort, request: RequestId) {
         let token = self.servings.token_of(request).or_else(|| self.checking.token_of(request));

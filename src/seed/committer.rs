@@ -1,22 +1,20 @@
 //! The thread that makes written files durable. One slow fsync then stops neither other PUTs nor any FETCH.
 
-use super::Store;
-use super::writing::{Committed, Writing};
+use super::writing::Writing;
+use super::written::{WriteResult, Written};
+use super::{Store, StoreError};
 use crate::limits::STORE_BATCH_LEN;
 use crate::queue::{RequestId, Waker};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 
 /// The committing thread of one seed instance. It ends after its last job when this is dropped.
 pub(super) struct Committer {
-    store: Arc<Store>,
     jobs: Sender<Job>,
-    results: Receiver<JobResult>,
+    done: Sender<WriteResult>,
 }
-
-/// The request, what came of it, and what counts it while it waits.
-type JobResult = (RequestId, Committed, Arc<()>);
 
 struct Job {
     request: RequestId,
@@ -28,11 +26,10 @@ struct Job {
 }
 
 impl Committer {
-    /// Starts the thread `stoq-commit`. It wakes `waker` after each job.
-    pub(super) fn start(store: Arc<Store>, waker: Waker) -> io::Result<Self> {
+    /// Starts the thread `stoq-commit`. It tells `done` of each job, and wakes `waker` after some.
+    pub(super) fn start(shared: Arc<Store>, done: Sender<WriteResult>, waker: Waker) -> io::Result<Self> {
         let (jobs, incoming) = channel::<Job>();
-        let (done, results) = channel();
-        let shared = store.clone();
+        let told = done.clone();
         let run = move || {
             while let Ok(job) = incoming.recv() {
                 // All that wait become durable together.
@@ -42,7 +39,7 @@ impl Committer {
                 let placed: Vec<_> =
                     std::iter::once(job).chain(others).take(STORE_BATCH_LEN).map(place).collect();
                 for (request, placed, waits) in placed {
-                    if done.send((request, placed.finish(), waits)).is_err() {
+                    if told.send((request, Written::Ended(placed.finish()), waits)).is_err() {
                         return;
                     }
                 }
@@ -50,17 +47,17 @@ impl Committer {
             }
         };
         std::thread::Builder::new().name("stoq-commit".into()).spawn(run)?;
-        Ok(Self { store, jobs, results })
+        Ok(Self { jobs, done })
     }
 
-    /// Has the thread make this durable for a request. False if the thread has ended: it is then not durable.
-    pub(super) fn commit(&self, request: RequestId, writing: Writing, now_s: u64) -> bool {
-        self.jobs.send(Job { request, writing, now_s, waits: self.store.wait() }).is_ok()
-    }
-
-    /// The next request whose job has ended, and the result.
-    pub(super) fn poll(&self) -> Option<(RequestId, Committed)> {
-        self.results.try_recv().ok().map(|(request, committed, _waits)| (request, committed))
+    /// Has the thread make this durable for a request.
+    pub(super) fn commit(&self, request: RequestId, writing: Writing, now_s: u64, waits: Arc<()>) {
+        if let Err(job) = self.jobs.send(Job { request, writing, now_s, waits }) {
+            // It ended by a panic, and the process ends soon.
+            let error = io::Error::other("the thread that makes payloads durable has ended");
+            let error = StoreError::io("commit", Path::new("a payload"), error);
+            let _ = self.done.send((job.0.request, Written::Ended(Err(error)), job.0.waits));
+        }
     }
 }
 
@@ -68,7 +65,7 @@ impl Committer {
 mod tests {
     use super::*;
     use crate::queue::{ConnectionId, Sleeper};
-    use crate::seed::{Lease, StoreConfig, StoreError};
+    use crate::seed::{Lease, StoreConfig};
     use crate::token::Token;
     use std::time::Duration;
 
@@ -77,25 +74,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(directory.path(), StoreConfig::default()).unwrap());
         let sleeper = Sleeper::default();
-        let committer = Committer::start(store.clone(), sleeper.waker()).unwrap();
+        let (done, results) = channel();
+        let committer = Committer::start(store.clone(), done, sleeper.waker()).unwrap();
         let request = |number| RequestId::peer(ConnectionId { worker: 0, slot: 1, generation: 1 }, number);
         let missing = Token::of(b"not kept");
         let empty = store.begin(Token::of(b""), 0, Lease::default(), 0).unwrap();
-        assert!(committer.commit(request(0), Writing::Held(missing.into(), 0, None, Lease::default()), 0));
-        assert!(committer.commit(request(4), Writing::Payload(empty), 0));
+        let held = Writing::Held(missing.into(), 0, None, Lease::default());
+        committer.commit(request(0), held, 0, store.wait());
+        committer.commit(request(4), Writing::Payload(empty), 0, store.wait());
         assert_eq!(store.requests_waiting(), 2, "no result is taken yet");
-        let next = || {
-            let mut result = None;
-            while result.is_none() {
-                sleeper.sleep(Duration::from_secs(60), || {
-                    result = committer.poll();
-                    result.is_some()
-                });
-            }
-            result.unwrap()
-        };
-        assert!(matches!(next(), (of, Err(StoreError::Went(_))) if of == request(0)));
-        assert!(matches!(next(), (of, Ok((_, 0))) if of == request(4)));
+        let next = || results.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(matches!(next(), (of, Written::Ended(Err(StoreError::Went(_))), _) if of == request(0)));
+        assert!(matches!(next(), (of, Written::Ended(Ok((_, 0))), _) if of == request(4)));
         assert_eq!(store.requests_waiting(), 0);
         assert!(store.get(&Token::of(b"")).unwrap().is_some());
     }

@@ -20,6 +20,11 @@ pub trait Disk: Debug + Send + Sync {
         OpenOptions::new().read(true).write(true).create_new(true).open(path)
     }
 
+    /// Opens a file to read it.
+    fn open_to_read(&self, path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
     /// Opens a file to write into it.
     fn open_to_write(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new().write(true).open(path)

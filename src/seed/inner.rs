@@ -18,6 +18,7 @@ use super::lease::Lease;
 use super::lock::Lock;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet, PairsAt};
+use super::openers::Openers;
 use super::refusals::Refusals;
 use super::scrub::Scrub;
 use crate::shard::{Blob, Descriptor, Lanes};
@@ -53,6 +54,8 @@ pub(super) struct Inner {
     pub(super) scrub: Scrub,
     /// The files that readers have open.
     pub(super) files: Arc<OpenFiles>,
+    /// The threads that look payloads up and open them for requests.
+    pub(super) openers: Openers,
     /// One clone for each job of a thread that a request waits for: [`super::Store::requests_waiting`].
     pub(super) waits: Arc<()>,
     /// Payloads and sets removed because their leases were over.

@@ -1,15 +1,15 @@
 //! MIRROR: fetches a payload or lanes from other nodes and holds them (protocol §6).
 
 use super::app::Seed;
-use super::writing::Writing;
-use super::{Lease, Store, StoreBound, StoreError};
+use super::writer::{MirrorBegun, NewBytes, OverTime, WriteStep};
+use super::{Lease, StoreBound};
 use crate::application::Asker;
 use crate::gather::{Gather, GatherEvent, GatherSource, Want};
 use crate::limits::{MIRRORS_LEN_MAX, NODE_MIRRORS_LEN_MAX, RELAY_REACH_MS};
-use crate::queue::{AppPort, CloseReason, Command, ConnectionId, Delivery, RequestId};
+use crate::queue::{AppPort, Charge, CloseReason, Command, ConnectionId, Credit, Delivery, RequestId};
 use crate::record::{Coverage, ErrorCode, ErrorRecord, Mirror};
 use crate::rights::StoreTerms;
-use crate::shard::{Descriptor, Lanes};
+use crate::shard::Lanes;
 use crate::tls::NodeId;
 use crate::token::AnyToken;
 use std::collections::HashMap;
@@ -21,32 +21,32 @@ pub(super) struct Mirroring {
     /// The lease; its owner asked for the mirror.
     lease: Lease,
     stage: Stage,
+    /// Credit for what is not written yet.
+    unwritten: Credit,
 }
 
 enum Stage {
     /// Waits for connections to the sources, or to some of them.
-    Waiting {
-        until: Instant,
-    },
+    Waiting { until: Instant },
     Running {
         gather: Box<Gather>,
-        writing: Option<Box<Writing>>,
+        /// Whether it was described, and its writing begun.
+        is_begun: bool,
     },
 }
 
 /// The state of a mirroring after a turn.
 pub(super) enum MirrorOutcome {
     Going,
-    /// Everything is written, and is to be made durable.
-    Written(Box<Writing>),
+    /// Everything is here, and is to be made durable.
+    Whole,
     Failed(ErrorRecord),
-    Store(StoreError),
 }
 
 impl Mirroring {
     pub(super) fn new(mirror: Mirror, lease: Lease, now: Instant) -> Self {
         let until = now + Duration::from_millis(RELAY_REACH_MS);
-        Self { mirror, lease, stage: Stage::Waiting { until } }
+        Self { mirror, lease, stage: Stage::Waiting { until }, unwritten: Credit::default() }
     }
 
     /// Takes a delivery about a request of this mirroring.
@@ -78,14 +78,13 @@ impl Mirroring {
         }
     }
 
-    /// Continues the mirroring; `nodes` are the present connections. Returns whether there was work.
+    /// Continues the mirroring; `nodes` are the present connections. What is to be written is added to `steps`. Returns whether there was work.
     pub(super) fn poll<T: Clone>(
         &mut self,
-        now: Instant,
-        now_s: u64,
+        (now, over_s): (Instant, OverTime),
         asker: &mut Asker<'_, T>,
         nodes: &HashMap<NodeId, ConnectionId>,
-        store: &Store,
+        steps: &mut Vec<WriteStep>,
     ) -> (bool, MirrorOutcome) {
         if let Stage::Waiting { until } = self.stage {
             let there = |node: &NodeId| nodes.get(node).map(|connection| (*node, *connection));
@@ -98,28 +97,34 @@ impl Mirroring {
                     "none of the sources can be reached from here; name peer gateways of this gateway";
                 return (true, MirrorOutcome::Failed(ErrorRecord::new(ErrorCode::NoRoute, 0, reason)));
             }
-            self.stage = Stage::Running { gather: Box::new(self.gather(sources)), writing: None };
+            self.stage = Stage::Running { gather: Box::new(self.gather(sources)), is_begun: false };
         }
-        let Self { mirror, lease, stage: Stage::Running { gather, writing } } = self else {
+        let Self { mirror, lease, stage: Stage::Running { gather, is_begun }, unwritten } = self else {
             return (false, MirrorOutcome::Going);
         };
         let mut worked = gather.poll(now, asker);
-        while let Some(event) = gather.poll_event() {
+        // What is not taken waits in the gathering, which then asks for no more.
+        while unwritten.has_room()
+            && let Some(event) = gather.poll_event()
+        {
             worked = true;
-            let written = match event {
+            match event {
                 GatherEvent::Described { length, descriptor } => {
-                    begin(mirror, *lease, store, now_s, length, descriptor).map(|begun| *writing = begun)
+                    // A set that was not described has failed.
+                    if matches!(mirror.token, AnyToken::Content(_)) || descriptor.is_some() {
+                        *is_begun = true;
+                        let (mirror, lease) = (mirror.clone(), *lease);
+                        let begun = MirrorBegun { mirror, lease, length, descriptor, over_s };
+                        steps.push(WriteStep::Mirror(Box::new(begun)));
+                    }
                 }
-                GatherEvent::Done => {
-                    return (true, writing.take().map_or(MirrorOutcome::Going, MirrorOutcome::Written));
-                }
+                GatherEvent::Done if *is_begun => return (true, MirrorOutcome::Whole),
+                GatherEvent::Done => {}
                 GatherEvent::Failed(failure) => return (true, MirrorOutcome::Failed(told(gather, &failure))),
-                event => writing.as_mut().map_or(Ok(()), |writing| write(writing, &event)),
-            };
-            if let Err(error) = written {
-                gather.cancel();
-                gather.poll(now, asker);
-                return (true, MirrorOutcome::Store(error));
+                event => steps.extend(bytes_of(event).filter(|_| *is_begun).map(|(bytes, len)| {
+                    let charge = Charge::take(unwritten, len);
+                    WriteStep::Bytes(bytes, charge)
+                })),
             }
         }
         (worked, MirrorOutcome::Going)
@@ -177,7 +182,7 @@ impl Seed {
             _ => false,
         };
         if held {
-            return self.commit(now, port, request, Writing::Held(mirror.token, 0, None, lease));
+            return self.commit(now, port, request, WriteStep::Extend(mirror.token, lease, over_s));
         }
         if mirror.sources.is_empty() {
             let own = self.own();
@@ -199,66 +204,67 @@ impl Seed {
     /// The data lanes of a set that is held here; for any other token a selection that no holding contains.
     fn data_lanes(&self, token: &AnyToken) -> Lanes {
         let AnyToken::Set(token) = token else { return Lanes::first(u128::BITS) };
-        let set = self.parts.store.get_set(token).ok().flatten();
-        set.map_or(Lanes::first(u128::BITS), |set| Lanes::first(set.descriptor.k().into()))
+        let set = self.parts.store.descriptor(token);
+        set.map_or(Lanes::first(u128::BITS), |descriptor| Lanes::first(descriptor.k().into()))
     }
 
     /// Continues every mirroring.
     pub(super) fn poll_mirrors(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let over_s = self.moment(now).over_s;
         let mut worked = false;
-        let mut ended = Vec::new();
+        let (mut ended, mut given) = (Vec::new(), Vec::new());
         for (request, mirroring) in &mut self.mirrors {
             let asker = &mut self.outbox.asker(port, *request);
-            let (did, outcome) = mirroring.poll(now, over_s, asker, &self.nodes, &self.parts.store);
+            let mut steps = Vec::new();
+            let (did, outcome) = mirroring.poll((now, over_s), asker, &self.nodes, &mut steps);
             worked |= did;
+            given.extend(steps.into_iter().map(|step| (*request, step)));
             if !matches!(outcome, MirrorOutcome::Going) {
                 ended.push((*request, outcome));
             }
         }
+        for (request, step) in given {
+            self.write(now, port, request, step);
+        }
         for (request, outcome) in ended {
-            self.mirrors.remove(&request);
+            // Where no thread could be started, it was refused.
+            let Some(_mirroring) = self.mirrors.remove(&request) else { continue };
             match outcome {
-                MirrorOutcome::Written(writing) => self.commit(now, port, request, *writing),
-                MirrorOutcome::Failed(failure) if request.is_own() => {
-                    self.not_repaired(request, failure.reason());
+                MirrorOutcome::Whole => self.commit(now, port, request, WriteStep::Commit(over_s)),
+                MirrorOutcome::Failed(failure) => {
+                    self.putting.drop_files(request);
+                    if request.is_own() {
+                        self.not_repaired(request, failure.reason());
+                    } else {
+                        self.send(port, Command::refuse(request, failure));
+                    }
                 }
-                MirrorOutcome::Failed(failure) => self.send(port, Command::refuse(request, failure)),
-                MirrorOutcome::Store(error) => self.refuse_store(port, request, &error),
                 MirrorOutcome::Going => {}
             }
         }
         worked
     }
+
+    /// Ends a mirroring whose bytes cannot be written. Returns whether there was one.
+    pub(super) fn end_mirror(&mut self, now: Instant, port: &mut AppPort, request: RequestId) -> bool {
+        let Some(mut mirroring) = self.mirrors.remove(&request) else { return false };
+        mirroring.cancel(now, &mut self.outbox.asker(port, request));
+        true
+    }
 }
 
-/// Begins to write the described payload or set.
-fn begin(
-    mirror: &Mirror,
-    lease: Lease,
-    store: &Store,
-    now_s: u64,
-    length: u64,
-    descriptor: Option<Box<Descriptor>>,
-) -> Result<Option<Box<Writing>>, StoreError> {
-    let writing = match (mirror.token, descriptor) {
-        (AnyToken::Content(token), _) => Writing::Payload(store.begin(token, length, lease, now_s)?),
-        (AnyToken::Set(_), Some(set)) if mirror.lanes.is_empty() => {
-            Writing::assembled(store, *set, lease, now_s)?
-        }
-        (AnyToken::Set(_), Some(set)) => Writing::set(store.begin_set(*set, mirror.lanes, lease, now_s)?),
-        // The gathering has failed already: no set was described.
-        (AnyToken::Set(_), None) => return Ok(None),
-    };
-    Ok(Some(Box::new(writing)))
-}
-
-/// Writes the bytes of an event.
-fn write(writing: &mut Writing, event: &GatherEvent) -> Result<(), StoreError> {
+/// The bytes of an event, and how many there are.
+fn bytes_of(event: GatherEvent) -> Option<(NewBytes, usize)> {
     match event {
-        GatherEvent::Piece(piece) => writing.piece(piece),
-        GatherEvent::Shard { blob, piece, .. } => writing.shard(*blob, piece),
-        GatherEvent::Stripes { start, count, lanes } => writing.stripes(*start, *count, *lanes),
-        GatherEvent::Described { .. } | GatherEvent::Done | GatherEvent::Failed(_) => Ok(()),
+        GatherEvent::Piece(piece) => {
+            let len = piece.data.len();
+            Some((NewBytes::Piece(piece), len))
+        }
+        GatherEvent::Shard { blob, piece, .. } => {
+            let len = piece.data.len();
+            Some((NewBytes::Shard(blob, piece), len))
+        }
+        GatherEvent::Stripes { start, count, lanes } => Some((NewBytes::Stripes(start, count, lanes), 0)),
+        GatherEvent::Described { .. } | GatherEvent::Done | GatherEvent::Failed(_) => None,
     }
 }

@@ -37,6 +37,8 @@ mod migration;
 mod mirror;
 mod open_files;
 mod open_payload;
+mod openers;
+mod opening;
 mod outgoing;
 mod pool;
 mod putting;
@@ -57,8 +59,9 @@ mod terms;
 mod tier;
 mod time;
 mod verify;
-
+mod writer;
 mod writing;
+mod written;
 
 pub use crate::record::Coverage;
 pub use app::{Seed, SeedParts};

@@ -1,5 +1,6 @@
 //! The files that readers have open: the least recently read one is closed for another, and opened again when it is read.
 
+use super::disk::Disk;
 use crate::token::ReadPairs;
 use rustc_hash::FxHashMap;
 use rustix::fs::OFlags;
@@ -130,8 +131,12 @@ fn identity(metadata: &Metadata) -> FileIdentity {
 
 impl ReadFile {
     /// Opens a file. Without a table it stays open.
-    pub(super) fn open(path: &Path, files: Option<&Arc<OpenFiles>>) -> io::Result<(Self, Metadata)> {
-        let file = File::open(path)?;
+    pub(super) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        files: Option<&Arc<OpenFiles>>,
+    ) -> io::Result<(Self, Metadata)> {
+        let file = disk.open_to_read(path)?;
         let metadata = file.metadata()?;
         let Some(files) = files else { return Ok((Self::Own(file.into()), metadata)) };
         let mut table = files.table();
@@ -204,6 +209,7 @@ impl ReadPairs for Arc<ReadFile> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seed::MachineDisk;
 
     #[test]
     fn more_readers_than_files_may_be_open_read_on_and_none_reads_another_file() {
@@ -214,7 +220,7 @@ mod tests {
         let path = |number: usize| directory.path().join(number.to_string());
         let open = |number: usize| {
             std::fs::write(path(number), [number as u8; 10]).unwrap();
-            Arc::new(ReadFile::open(&path(number), Some(&files)).unwrap().0)
+            Arc::new(ReadFile::open(&MachineDisk, &path(number), Some(&files)).unwrap().0)
         };
         let readers: Vec<_> = (0..READERS).map(open).collect();
         assert_eq!((files.len(), files.reopened()), (OPEN, 0));
@@ -237,7 +243,7 @@ mod tests {
         // An open file stays readable after it was removed.
         std::fs::remove_file(path(READERS - 1)).unwrap();
         readers[READERS - 1].read_pairs(0, &mut [0]).unwrap();
-        let kept = Arc::new(ReadFile::open(&path(2), None).unwrap().0);
+        let kept = Arc::new(ReadFile::open(&MachineDisk, &path(2), None).unwrap().0);
         files.set_len_max(1);
         assert_eq!(files.len(), 1);
         drop(readers);

@@ -8,8 +8,8 @@ use super::reader::BlockSource;
 use crate::limits::{PAYLOAD_BYTES_MAX, ROW_PAIRS_BYTES_MAX};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -89,7 +89,7 @@ impl OpenPayload {
         (blob_path, pairs): (&Path, PairsAt<'_>),
         files: Option<&Arc<OpenFiles>>,
     ) -> Result<Option<Self>, StoreError> {
-        let (blob, metadata) = match ReadFile::open(blob_path, files) {
+        let (blob, metadata) = match ReadFile::open(&*disk.0, blob_path, files) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", blob_path, error)),
@@ -99,7 +99,7 @@ impl OpenPayload {
         }
         let (length, whole) = (metadata.len(), generation == 0);
         let generation = if whole { metadata.ino() } else { generation };
-        let (outboard, pairs) = match open_outboard(pairs, length, files) {
+        let (outboard, pairs) = match open_outboard(disk, pairs, length, files) {
             Ok(opened) => opened,
             // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
@@ -245,6 +245,7 @@ impl OpenSet {
 }
 
 fn open_outboard(
+    disk: &StoreDisk,
     at: PairsAt<'_>,
     length: u64,
     files: Option<&Arc<OpenFiles>>,
@@ -259,9 +260,13 @@ fn open_outboard(
     };
     match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
         0 => Ok((Outboard::from_bytes(length, bytes::Bytes::new())?, None)),
-        1..=OUTBOARD_IN_MEMORY_BYTES_MAX => Ok((Outboard::from_bytes(length, fs::read(path)?.into())?, None)),
+        1..=OUTBOARD_IN_MEMORY_BYTES_MAX => {
+            let mut pairs = Vec::new();
+            disk.0.open_to_read(path)?.read_to_end(&mut pairs)?;
+            Ok((Outboard::from_bytes(length, pairs.into())?, None))
+        }
         _ => {
-            let (file, metadata) = ReadFile::open(path, files)?;
+            let (file, metadata) = ReadFile::open(&*disk.0, path, files)?;
             let file = Arc::new(file);
             Ok((Outboard::from_reader(length, file.clone(), metadata.len())?, Some(file)))
         }

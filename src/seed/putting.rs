@@ -1,79 +1,132 @@
-//! PUT: writes the payloads and lanes that peers send, and answers once they are durable.
+//! PUT: has the payloads and lanes written that peers send, and answers once they are durable.
 
-use super::Lease;
 use super::StoreBound;
 use super::app::Seed;
-use super::committer::Committer;
-use super::writing::Writing;
+use super::writer::{NewBytes, WriteStep, Writer};
+use super::written::Written;
 use crate::limits::{PUT_LOOK_MS, PUT_STALL_MS, PUT_TURN_MS_MAX};
-use crate::queue::{Answer, AppPort, Command, ConnectionId, RequestId};
+use crate::queue::{Answer, AppPort, Charge, Command, ConnectionId, Delivery, PeerRequest, RequestId};
 use crate::record::{Done, ErrorCode};
-use crate::shard::{Blob, Coding, Descriptor, Lanes};
+use crate::shard::Blob;
 use crate::token::VerifiedPiece;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::time::{Duration, Instant};
 
 /// Payloads and lanes on their way from peers to the disk.
 #[derive(Default)]
 pub(super) struct Putting {
-    /// By the request numbers of their PUTs. A dropped writer removes its files.
-    receiving: FxHashMap<RequestId, Receiving>,
+    /// By the request numbers of their PUTs, and of MIRRORs all of whose bytes are here.
+    puts: FxHashMap<RequestId, PutState>,
     /// The look after which bytes of a PUT last arrived, for each connection with one.
     heard: FxHashMap<ConnectionId, u64>,
-    /// Looks for PUTs that go no further, so far. Time is counted in looks: while the disk stops this thread there are none.
+    /// Looks for PUTs that go no further, so far. Time is counted in looks: while this thread is stopped there are none.
     looks: u64,
     look_at: Option<Instant>,
-    /// Requests whose payloads are being made durable.
-    committing: FxHashSet<RequestId>,
-    /// Started with the first commit.
-    committer: Option<Committer>,
+    /// How many of them take bytes.
+    receiving: usize,
+    /// Started with the first of them.
+    writer: Option<Writer>,
 }
 
 /// One of them.
-struct Receiving {
-    writing: Writing,
-    /// The look after which its bytes last arrived.
-    heard: u64,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PutState {
+    /// It is looked whether it is held, and has room.
+    Beginning,
+    /// Its bytes arrive.
+    Receiving {
+        /// The look after which they last arrived or were written.
+        heard: u64,
+        /// Pieces that are not written yet.
+        unwritten: usize,
+    },
+    /// It is being made durable.
+    Committing,
+}
+
+impl PutState {
+    /// Whether it waits for the disk.
+    fn waits(self) -> bool {
+        !matches!(self, Self::Receiving { unwritten: 0, .. })
+    }
 }
 
 impl Putting {
-    /// Ends a request that its peer has given up.
+    /// Ends a request that its peer has given up. What is being made durable becomes so.
     pub(super) fn abandon(&mut self, request: RequestId) {
-        self.receiving.remove(&request);
+        if self.puts.get(&request).is_some_and(|state| *state != PutState::Committing) {
+            self.forget(request);
+            self.drop_files(request);
+        }
     }
 
     pub(super) fn closed(&mut self, connection: ConnectionId) {
-        self.receiving.retain(|request, _| request.connection != connection);
-        self.committing.retain(|request| request.connection != connection);
+        let of_it = self.puts.keys().filter(|request| request.connection == connection);
+        let gone: Vec<_> = of_it.copied().collect();
+        for request in gone {
+            if self.forget(request) != Some(PutState::Committing) {
+                self.drop_files(request);
+            }
+        }
         self.heard.remove(&connection);
     }
 
-    /// The requests whose payloads are being made durable.
-    pub(super) fn committing(&self) -> impl Iterator<Item = RequestId> + '_ {
-        self.committing.iter().copied()
+    /// Takes a request out of the table.
+    fn forget(&mut self, request: RequestId) -> Option<PutState> {
+        let state = self.puts.remove(&request)?;
+        self.receiving -= usize::from(matches!(state, PutState::Receiving { .. }));
+        Some(state)
+    }
+
+    /// Has the files of a request that has ended removed.
+    pub(super) fn drop_files(&self, request: RequestId) {
+        if let Some(writer) = &self.writer {
+            writer.take(request, WriteStep::Abandon);
+        }
+    }
+
+    /// The requests that wait for the disk.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.puts.iter().filter(|(_, state)| state.waits()).map(|(request, _)| *request)
     }
 
     /// When to look for PUTs that go no further.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.look_at.filter(|_| !self.receiving.is_empty())
+        self.look_at.filter(|_| self.receiving > 0)
     }
 
-    fn accept(&mut self, request: RequestId, writing: Writing) {
+    /// A PUT or a MIRROR was begun. Returns whether it is a PUT that was not given up meanwhile.
+    fn accept(&mut self, request: RequestId) -> bool {
+        let Some(state @ PutState::Beginning) = self.puts.get_mut(&request) else { return false };
+        *state = PutState::Receiving { heard: self.looks, unwritten: 0 };
         self.heard.insert(request.connection, self.looks);
-        self.receiving.insert(request, Receiving { writing, heard: self.looks });
+        self.receiving += 1;
+        true
     }
 
-    /// The PUT of this request, bytes of which have arrived.
-    fn heard(&mut self, request: RequestId) -> Option<&mut Writing> {
-        let receiving = self.receiving.get_mut(&request)?;
-        receiving.heard = self.looks;
+    /// Pieces of a PUT have arrived, or were written. Returns whether it takes bytes.
+    fn heard(&mut self, request: RequestId, arrived: usize, written: usize) -> bool {
+        let Some(PutState::Receiving { heard, unwritten }) = self.puts.get_mut(&request) else {
+            return false;
+        };
+        *heard = self.looks;
+        *unwritten = (*unwritten + arrived).saturating_sub(written);
         self.heard.insert(request.connection, self.looks);
-        Some(&mut receiving.writing)
+        true
     }
 
-    /// The PUTs that have gone no further for too long.
+    /// Every byte of a request has arrived. Returns whether it took bytes.
+    fn commits(&mut self, request: RequestId) -> bool {
+        let took = matches!(self.forget(request), Some(PutState::Receiving { .. }));
+        if took {
+            self.puts.insert(request, PutState::Committing);
+        }
+        took
+    }
+
+    /// The PUTs that have gone no further for too long. One whose bytes wait for the disk does not wait for its peer.
     fn stalled(&mut self, now: Instant) -> Vec<RequestId> {
-        if self.receiving.is_empty() {
+        if self.receiving == 0 {
             // The next PUT begins a new count.
             self.look_at = None;
             self.heard.clear();
@@ -86,87 +139,86 @@ impl Putting {
         self.look_at = Some(next);
         self.looks += 1;
         let looks = self.looks;
-        let is_over = |request: &RequestId, receiving: &Receiving| {
+        for (request, state) in &mut self.puts {
+            if let PutState::Receiving { heard, unwritten: 1.. } = state {
+                *heard = looks;
+                self.heard.insert(request.connection, looks);
+            }
+        }
+        let is_over = |(request, state): &(&RequestId, &PutState)| {
+            let PutState::Receiving { heard, .. } = state else { return false };
             let silent = looks - self.heard.get(&request.connection).copied().unwrap_or_default();
-            silent > PUT_STALL_MS / PUT_LOOK_MS || looks - receiving.heard > PUT_TURN_MS_MAX / PUT_LOOK_MS
+            silent > PUT_STALL_MS / PUT_LOOK_MS || looks - heard > PUT_TURN_MS_MAX / PUT_LOOK_MS
         };
-        let over = self.receiving.iter().filter(|(request, receiving)| is_over(request, receiving));
-        over.map(|(request, _)| *request).collect()
+        self.puts.iter().filter(is_over).map(|(request, _)| *request).collect()
     }
 }
 
 impl Seed {
+    /// Gives the thread that writes a step of a request.
+    pub(super) fn write(&mut self, now: Instant, port: &mut AppPort, request: RequestId, step: WriteStep) {
+        let writer = match self.putting.writer.take() {
+            Some(writer) => Ok(writer),
+            None => Writer::start(self.parts.store.clone(), port.waker()),
+        };
+        match writer {
+            Ok(writer) if writer.take(request, step) => {
+                self.putting.writer = Some(writer);
+                return;
+            }
+            Ok(_ended) => self.refuse(port, request, ErrorCode::Internal, "a thread of the store has ended"),
+            Err(error) => {
+                tracing::error!(%error, "the threads of the store that write cannot be started; allow this process more threads");
+                self.refuse(port, request, ErrorCode::Internal, "a thread of the store cannot be started");
+            }
+        }
+        self.putting.forget(request);
+        self.end_mirror(now, port, request);
+    }
+
+    /// Has a PUT begun.
     pub(super) fn put(
         &mut self,
         now: Instant,
         port: &mut AppPort,
         request: RequestId,
-        descriptor: Box<Descriptor>,
-        lease: Lease,
+        (asked, lease_s): (Box<PeerRequest>, u64),
     ) {
-        let (token, length) = (descriptor.content(), descriptor.length_bytes());
+        let lease = self.lease(now, (asked.node, asked.terms), lease_s);
+        self.putting.puts.insert(request, PutState::Beginning);
         let over_s = self.moment(now).over_s;
-        if self.holding(&token.into(), over_s).is_some() {
-            // It is durable, and a check has just confirmed it: no bytes need to be sent again.
-            let held = Writing::Held(token.into(), length, Some(descriptor), lease);
-            return self.commit(now, port, request, held);
-        }
-        match self.parts.store.begin(token, length, lease, over_s) {
-            Ok(writer) if descriptor.coding() == Coding::None => {
-                self.accept(port, request, Writing::Payload(writer));
-            }
-            Ok(writer) => self.accept(port, request, Writing::Coded(writer, descriptor, lease)),
-            Err(error) => self.refuse_store(port, request, &error),
-        }
+        self.write(now, port, request, WriteStep::Put(asked, lease, now, over_s));
     }
 
-    pub(super) fn put_lanes(
+    /// Has bytes of a PUT written. Bytes of other requests are ignored.
+    pub(super) fn received(
         &mut self,
         now: Instant,
         port: &mut AppPort,
         request: RequestId,
-        descriptor: Descriptor,
-        lanes: Lanes,
-        lease: Lease,
+        (blob, piece, charge): (Option<Blob>, VerifiedPiece, Charge),
     ) {
-        let over_s = self.moment(now).over_s;
-        match self.parts.store.begin_set(descriptor, lanes, lease, over_s) {
-            Ok(writer) if writer.parts().next().is_none() => {
-                self.commit(now, port, request, Writing::set(writer));
-            }
-            Ok(writer) => self.accept(port, request, Writing::set(writer)),
-            Err(error) => self.refuse_store(port, request, &error),
-        }
-    }
-
-    fn accept(&mut self, port: &mut AppPort, request: RequestId, writing: Writing) {
-        self.putting.accept(request, writing);
-        self.send(port, Command::accept(request));
-    }
-
-    /// Writes bytes of a PUT. Bytes of other requests are ignored.
-    pub(super) fn received(
-        &mut self,
-        port: &mut AppPort,
-        request: RequestId,
-        blob: Option<Blob>,
-        piece: &VerifiedPiece,
-    ) {
-        let written = self.putting.heard(request).map(|writing| match blob {
-            Some(blob) => writing.shard(blob, piece),
-            None => writing.piece(piece),
-        });
-        if let Some(Err(error)) = written {
-            self.putting.abandon(request);
-            self.refuse_store(port, request, &error);
+        if self.putting.heard(request, 1, 0) {
+            let bytes = match blob {
+                Some(blob) => NewBytes::Shard(blob, piece),
+                None => NewBytes::Piece(piece),
+            };
+            self.write(now, port, request, WriteStep::Bytes(bytes, charge));
         }
     }
 
     /// Commits a PUT all of whose bytes have arrived.
     pub(super) fn received_all(&mut self, now: Instant, port: &mut AppPort, request: RequestId) {
-        if let Some(receiving) = self.putting.receiving.remove(&request) {
-            self.commit(now, port, request, receiving.writing);
+        if self.putting.commits(request) {
+            let over_s = self.moment(now).over_s;
+            self.write(now, port, request, WriteStep::Commit(over_s));
         }
+    }
+
+    /// Has a step taken after which a request is answered.
+    pub(super) fn commit(&mut self, now: Instant, port: &mut AppPort, request: RequestId, step: WriteStep) {
+        self.putting.puts.insert(request, PutState::Committing);
+        self.write(now, port, request, step);
     }
 
     /// Refuses PUTs that go no further. Their files and their room are free again.
@@ -184,43 +236,44 @@ impl Seed {
         !stalled.is_empty()
     }
 
-    /// Has it made durable. The request is answered after that.
-    pub(super) fn commit(&mut self, now: Instant, port: &mut AppPort, request: RequestId, writing: Writing) {
-        let over_s = self.moment(now).over_s;
-        let committer = match self.putting.committer.take() {
-            Some(committer) => Ok(committer),
-            None => Committer::start(self.parts.store.clone(), port.waker()),
-        };
-        match committer {
-            Ok(committer) if committer.commit(request, writing, over_s) => {
-                self.putting.committer = Some(committer);
-                self.putting.committing.insert(request);
-            }
-            Ok(_ended) => self.refuse(port, request, ErrorCode::Internal, "the store's commit thread ended"),
-            Err(error) => {
-                tracing::error!(%error, "the commit thread of the store cannot be started; allow this process more threads");
-                self.refuse(
-                    port,
-                    request,
-                    ErrorCode::Internal,
-                    "the store's commit thread cannot be started",
-                );
-            }
-        }
-    }
-
-    /// Answers the requests whose payloads are durable now.
-    pub(super) fn take_commits(&mut self, port: &mut AppPort) -> bool {
+    /// Takes what was begun, written and made durable.
+    pub(super) fn take_written(&mut self, now: Instant, port: &mut AppPort) -> bool {
         let mut worked = false;
-        while let Some((request, result)) = self.putting.committer.as_ref().and_then(Committer::poll) {
+        while let Some((request, written)) = self.putting.writer.as_ref().and_then(Writer::poll) {
             worked = true;
-            self.putting.committing.remove(&request);
-            match result {
-                Ok((_, bytes)) if request.is_own() => self.repaired(request, bytes),
-                Ok((token, bytes)) => {
-                    self.send(port, Command::answer(request, Answer::Done(Done { bytes, token })))
+            match written {
+                Written::Begun => {
+                    if self.putting.accept(request) {
+                        self.send(port, Command::accept(request));
+                    }
                 }
-                Err(error) => self.refuse_store(port, request, &error),
+                Written::Unchecked(token, asked) => {
+                    if self.putting.forget(request).is_some() {
+                        let delivery = Delivery::Asked(request, asked);
+                        let store = &self.parts.store;
+                        self.checking.wait(store, now, port.waker(), token, (request, delivery));
+                    }
+                }
+                Written::Bytes(charge) => {
+                    self.putting.heard(request, 0, 1);
+                    port.give_back(charge);
+                }
+                Written::Ended(Ok((token, bytes))) => {
+                    if self.putting.forget(request).is_some() {
+                        if request.is_own() {
+                            self.repaired(request, bytes);
+                        } else {
+                            let done = Answer::Done(Done { bytes, token });
+                            self.send(port, Command::answer(request, done));
+                        }
+                    }
+                }
+                Written::Ended(Err(error)) => {
+                    let is_put = self.putting.forget(request).is_some();
+                    if self.end_mirror(now, port, request) || is_put {
+                        self.refuse_store(port, request, &error);
+                    }
+                }
             }
         }
         worked
@@ -230,21 +283,20 @@ impl Seed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seed::{Store, StoreConfig};
-    use crate::token::Token;
 
     #[test]
     fn a_put_is_over_when_its_connection_is_silent_or_when_others_of_it_had_all_their_turns() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), StoreConfig::default()).unwrap();
         let request = |slot, number| RequestId::peer(ConnectionId { worker: 0, slot, generation: 1 }, number);
         let [silent, idle, busy] = [request(1, 0), request(2, 0), request(2, 4)];
         let mut putting = Putting::default();
         let mut now = Instant::now();
+        let begin = |putting: &mut Putting, request| {
+            putting.puts.insert(request, PutState::Beginning);
+            assert!(putting.accept(request));
+        };
         assert!(putting.stalled(now).is_empty() && putting.poll_timeout().is_none());
         for request in [silent, idle, busy] {
-            let writer = store.begin(Token::of(b"payload"), 7, Lease::default(), 0).unwrap();
-            putting.accept(request, Writing::Payload(writer));
+            begin(&mut putting, request);
         }
         let begun = now;
         let mut over = Vec::new();
@@ -254,7 +306,7 @@ mod tests {
                 over.push((request, now.duration_since(begun).as_millis() as u64));
             }
             now = putting.poll_timeout().expect("it looks while a PUT is there");
-            assert!(putting.heard(busy).is_some());
+            assert!(putting.heard(busy, 0, 0));
         }
         assert!(
             matches!(over[0], (first, ms) if first == silent
@@ -266,13 +318,33 @@ mod tests {
             && (PUT_TURN_MS_MAX..=PUT_TURN_MS_MAX + 2 * PUT_LOOK_MS).contains(&ms)),
             "{over:?}"
         );
-        // A thread that the disk stops for long has looked once.
+        // A thread that is stopped for long has looked once.
         putting.abandon(busy);
-        let writer = store.begin(Token::of(b"payload"), 7, Lease::default(), 0).unwrap();
-        putting.accept(silent, Writing::Payload(writer));
+        begin(&mut putting, silent);
         now += Duration::from_secs(3600);
         assert!(putting.stalled(now).is_empty());
         putting.closed(silent.connection);
         assert!(putting.stalled(now).is_empty() && putting.poll_timeout().is_none());
+    }
+
+    #[test]
+    fn a_put_whose_bytes_wait_for_the_disk_does_not_wait_for_its_peer() {
+        let request = RequestId::peer(ConnectionId { worker: 0, slot: 1, generation: 1 }, 0);
+        let mut putting = Putting::default();
+        let mut now = Instant::now();
+        putting.puts.insert(request, PutState::Beginning);
+        assert!(putting.accept(request) && putting.heard(request, 1, 0));
+        for _ in 0..10 * PUT_STALL_MS / PUT_LOOK_MS {
+            assert!(putting.stalled(now).is_empty());
+            now += Duration::from_millis(PUT_LOOK_MS);
+        }
+        assert_eq!(putting.waiting().count(), 1, "its peer is told that it is worked on");
+        assert!(putting.heard(request, 0, 1));
+        assert_eq!(putting.waiting().count(), 0);
+        let begun = now;
+        while putting.stalled(now).is_empty() {
+            now += Duration::from_millis(PUT_LOOK_MS);
+        }
+        assert!(now - begun >= Duration::from_millis(PUT_STALL_MS), "it counts from the last write on");
     }
 }

@@ -37,6 +37,7 @@ use super::lock::{EARLIER_LOCK, LOCK, prepare};
 use super::migration::Migration;
 use super::open_files::OpenFiles;
 use super::open_payload::{OpenPayload, OpenSet};
+use super::openers::Openers;
 use super::refusals::{Refusals, StoreBound};
 use super::scrub::Scrub;
 use super::writing::{PayloadWriter, SetWriter};
@@ -132,6 +133,7 @@ impl Store {
             checks: Checks::default(),
             scrub,
             files: Arc::new(OpenFiles::new(config.files().read)),
+            openers: Openers::default(),
             waits: Arc::default(),
             ended: AtomicU64::new(0),
             refusals: Refusals::default(),
@@ -233,6 +235,11 @@ impl Store {
     /// [`StoreError::Io`] if its files are there and cannot be opened, [`StoreError::Damaged`] if they are missing or have the wrong size.
     pub fn get_set(&self, token: &SetToken) -> Result<Option<OpenSet>, StoreError> {
         self.found(*token, || self.inner.get_set(token))
+    }
+
+    /// The descriptor of a set of which lanes are held.
+    pub(super) fn descriptor(&self, token: &SetToken) -> Option<Descriptor> {
+        self.inner.index().set(token).map(|set| set.descriptor)
     }
 
     /// Notes a use: cached holdings that were used longer ago are removed first.

@@ -1,21 +1,28 @@
 //! Requests to a seed whose disk hangs, errs, or is slow.
 
-use super::{Clocks, Disk, Lease, MemoryPages, MemoryTier, ReadsBy, Seed, SeedParts, Store, StoreConfig};
+mod writes;
+
+use super::{
+    Clocks, Disk, Lease, MachineDisk, MemoryPages, MemoryTier, ReadsBy, Seed, SeedParts, Store, StoreConfig,
+};
 use crate::application::Application;
 use crate::limits::{CONNECTION_READS_LEN_MAX, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN};
 use crate::queue::{
-    Answer, AppPort, Command, ConnectionId, Credit, Delivery, End, Ending, PeerRequest, RequestId, Sleeper,
-    WorkerPort, rings,
+    Answer, AppPort, Charge, Command, ConnectionId, Credit, Delivery, End, Ending, PeerRequest, RequestId,
+    Sleeper, WorkerPort, rings,
 };
 use crate::record::{Fetch, Locate, Put, Request};
 use crate::rights::StoreTerms;
 use crate::shard::Descriptor;
-use crate::token::{AnyToken, EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder};
+use crate::token::{
+    AnyToken, EncodedPiece, Outboard, Ranges, Token, VerifiedDecoder, VerifiedEncoder, VerifiedPiece,
+};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -23,8 +30,10 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = MEMORY_BLOCK_BYTES;
 /// A test that waits for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// No calls.
+const NOTHING: [&str; 0] = [];
 
-/// A disk whose reads of long files are answered when the test lets them.
+/// A disk whose calls are answered when the test lets them.
 #[derive(Debug, Default)]
 struct HeldDisk {
     state: Mutex<HeldState>,
@@ -35,44 +44,106 @@ struct HeldDisk {
 struct HeldState {
     /// Reads of files that are as long as this hang; 0: none.
     hangs_from_bytes: u64,
-    /// Reads that hang now.
+    /// Whether writes of bytes hang, and openings to read of names with this in them.
+    writes_hang: bool,
+    openings_hang: Option<String>,
+    /// Calls that hang now.
     hanging: usize,
+    /// Reads fail with this error, and so do changes.
     error: Option<Errno>,
-    /// The thread that serves, and its reads.
+    change_error: Option<Errno>,
+    /// The thread that serves, and its calls.
     serving: Option<ThreadId>,
-    by_serving: usize,
+    by_serving: Vec<&'static str>,
 }
 
 impl HeldDisk {
-    fn hang(&self, bytes: u64) {
-        self.state.lock().unwrap().hangs_from_bytes = bytes;
+    fn change(&self, change: impl FnOnce(&mut HeldState)) {
+        change(&mut self.state.lock().unwrap());
         self.changed.notify_all();
+    }
+
+    fn hang(&self, bytes: u64) {
+        self.change(|state| state.hangs_from_bytes = bytes);
     }
 
     fn hanging(&self) -> usize {
         self.state.lock().unwrap().hanging
     }
-}
 
-impl Disk for HeldDisk {
-    fn read(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
-        let length = file.metadata()?.len();
+    /// Notes a call, and waits while it hangs. On the thread that serves it does not hang, so that the test can say so.
+    fn call(&self, name: &'static str, hangs: impl Fn(&HeldState) -> bool) {
         let mut state = self.state.lock().unwrap();
         if state.serving == Some(std::thread::current().id()) {
-            // It does not hang, so that the test can say so.
-            state.by_serving += 1;
-            return file.read_exact_at(out, offset);
-        }
-        if let Some(error) = state.error {
-            return Err(error.into());
+            return state.by_serving.push(name);
         }
         state.hanging += 1;
-        while state.hangs_from_bytes > 0 && length >= state.hangs_from_bytes {
+        while hangs(&state) {
             state = self.changed.wait_timeout(state, PATIENCE).unwrap().0;
         }
         state.hanging -= 1;
-        drop(state);
+    }
+
+    fn make_change<T>(&self, name: &'static str, make: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.call(name, |_| false);
+        let error = self.state.lock().unwrap().change_error;
+        error.map_or_else(make, |error| Err(error.into()))
+    }
+}
+
+impl Disk for HeldDisk {
+    fn create(&self, path: &Path) -> io::Result<File> {
+        self.make_change("create", || MachineDisk.create(path))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<File> {
+        let is_held = |name: &String| path.to_string_lossy().contains(name);
+        self.call("open", |state| state.openings_hang.as_ref().is_some_and(is_held));
+        MachineDisk.open_to_read(path)
+    }
+
+    fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
+        self.make_change("set length", || MachineDisk.set_length(file, length))
+    }
+
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.call("write", |state| state.writes_hang);
+        self.make_change("write", || MachineDisk.write(file, bytes, offset))
+    }
+
+    fn read(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
+        let length = file.metadata()?.len();
+        if let Some(error) = self.state.lock().unwrap().error {
+            return Err(error.into());
+        }
+        self.call("read", |state| state.hangs_from_bytes > 0 && length >= state.hangs_from_bytes);
         file.read_exact_at(out, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.make_change("sync", || MachineDisk.sync(file))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.make_change("link", || MachineDisk.link(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.call("remove", |_| false);
+        MachineDisk.remove(path)
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.make_change("create directory", || MachineDisk.create_directory(path))
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.make_change("sync directory", || MachineDisk.sync_directory(path))
+    }
+
+    fn available_bytes(&self, directory: &Path) -> io::Result<u64> {
+        self.call("look for room", |_| false);
+        MachineDisk.available_bytes(directory)
     }
 }
 
@@ -81,14 +152,13 @@ fn payload(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|at| (at / 251) as u8 ^ (at as u8).wrapping_mul(31) ^ seed).collect()
 }
 
-/// Puts a payload into a store.
-pub(super) fn put(store: &Store, data: &[u8]) -> Token {
+/// A payload's token, and its verified pieces.
+fn pieces(data: &[u8]) -> (Token, Vec<VerifiedPiece>) {
     let length = data.len() as u64;
     let (token, outboard) = Outboard::build(data, length).unwrap();
     let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
     let mut decoder = VerifiedDecoder::new(token, length, Ranges::all()).unwrap();
-    let mut writer = store.begin(token, length, Lease::default(), 0).unwrap();
-    let mut batch = Vec::new();
+    let (mut batch, mut found) = (Vec::new(), Vec::new());
     while encoder.next_batch(1 << 20, &mut batch).unwrap() > 0 {
         for piece in batch.drain(..) {
             match piece {
@@ -96,17 +166,23 @@ pub(super) fn put(store: &Store, data: &[u8]) -> Token {
                 EncodedPiece::Data { offset, len } => decoder.push(&data[offset as usize..][..len]).unwrap(),
             }
         }
-        while let Some(piece) = decoder.poll() {
-            writer.write(&piece).unwrap();
-        }
+        found.extend(std::iter::from_fn(|| decoder.poll()));
     }
+    (token, found)
+}
+
+/// Puts a payload into a store.
+pub(super) fn put(store: &Store, data: &[u8]) -> Token {
+    let (token, pieces) = pieces(data);
+    let mut writer = store.begin(token, data.len() as u64, Lease::default(), 0).unwrap();
+    pieces.iter().for_each(|piece| writer.write(piece).unwrap());
     writer.commit().unwrap();
     token
 }
 
 /// A seed, and a test that plays its worker.
 struct Host {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     disk: Arc<HeldDisk>,
     store: Arc<Store>,
     memory: MemoryTier,
@@ -131,9 +207,8 @@ impl Host {
             ..SeedParts::alone(store.clone(), memory.clone())
         };
         let (port, worker) = rings(Sleeper::default().waker());
-        disk.state.lock().unwrap().serving = Some(std::thread::current().id());
         Self {
-            _dir: dir,
+            dir,
             disk,
             store,
             memory,
@@ -171,7 +246,13 @@ impl Host {
         while !ready(self) {
             assert!(begun.elapsed() < PATIENCE, "the seed goes no further");
             let seed = &mut self.seed;
-            self.port.poll_and_wait(Duration::from_millis(100), |port| seed.poll(Instant::now(), port));
+            let serving = |thread| self.disk.change(|state| state.serving = thread);
+            self.port.poll_and_wait(Duration::from_millis(100), |port| {
+                serving(Some(std::thread::current().id()));
+                let worked = seed.poll(Instant::now(), port);
+                serving(None);
+                worked
+            });
             while let Some(command) = self.worker.command() {
                 match command {
                     Command::Bytes(request, bytes) => {
@@ -205,14 +286,30 @@ impl Host {
         self.end(request, data);
     }
 
-    fn put(&mut self, slot: u32, data: &[u8]) {
-        let descriptor = Descriptor::plain(Token::of(data), data.len() as u64).unwrap();
+    /// Asks to put a payload, and delivers its bytes once it is accepted, with their credit.
+    fn begin_put(&mut self, slot: u32, data: &[u8], credit: &Credit) -> RequestId {
+        let (token, pieces) = pieces(data);
+        let descriptor = Descriptor::plain(token, data.len() as u64).unwrap();
         let put = Put { queue: 0, lease_s: 0, descriptor, lanes: None };
         let request = self.ask(slot, Request::Put(put));
-        let piece = crate::token::VerifiedPiece { offset: 0, data: data.to_vec().into(), proofs: Vec::new() };
-        self.worker.deliver(Delivery::Piece { request, shard: None, piece });
+        self.run(|host| host.answers.contains_key(&request));
+        assert!(matches!(self.answers[&request], Answer::Ok(_)), "{:?}", self.answers[&request]);
+        for piece in pieces {
+            let charge = Charge::take(credit, piece.data.len());
+            self.worker.deliver(Delivery::Piece { request, shard: None, piece, charge });
+        }
         self.worker.deliver(Delivery::Ended(request, End::Checked));
+        request
+    }
+
+    fn put(&mut self, slot: u32, data: &[u8]) {
+        let request = self.begin_put(slot, data, &Credit::default());
         self.run(|host| matches!(host.answers.get(&request), Some(Answer::Done(_))));
+    }
+
+    /// Files that are being written.
+    fn temporary(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("tmp")).unwrap().count()
     }
 }
 
@@ -224,6 +321,8 @@ fn a_hot_get_a_small_one_locate_and_put_end_while_the_disk_hangs_for_others() {
         put(&host.store, data);
     }
     host.get(1, &hot);
+    // The time was written down, which is done once, on the thread that serves.
+    host.disk.change(|state| state.by_serving.clear());
     let held = host.disk.clone();
     held.hang(cold.len() as u64);
     // Four that hang: one on the connection of the hot GETs, before them.
@@ -244,7 +343,7 @@ fn a_hot_get_a_small_one_locate_and_put_end_while_the_disk_hangs_for_others() {
     for request in hanging {
         host.end(request, &cold);
     }
-    assert_eq!(held.state.lock().unwrap().by_serving, 0, "the thread that serves reads nothing");
+    assert_eq!(held.state.lock().unwrap().by_serving, NOTHING, "the thread that serves waits for no disk");
     let stats = host.memory.stats();
     assert_eq!(stats.coming, 0);
     // Each block was read once, for the four together: the cold payload's pairs are a block, the hot one's too.
@@ -302,7 +401,7 @@ fn a_connection_has_a_bounded_number_of_reads_and_gives_them_up_with_its_request
     host.run(|host| host.memory.stats().coming == CONNECTION_READS_LEN_MAX as u64);
     let other = host.fetch(2, Token::of(&payloads[39]));
     host.run(|host| host.memory.stats().coming == CONNECTION_READS_LEN_MAX as u64 + 1);
-    assert_eq!(host.store.requests_waiting(), CONNECTION_READS_LEN_MAX + 1);
+    host.run(|host| host.store.requests_waiting() == CONNECTION_READS_LEN_MAX + 1);
     // The first is given up while it waits: its block comes all the same, and the next ones begin.
     host.worker.deliver(Delivery::Ended(
         requests[0],

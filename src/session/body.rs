@@ -3,7 +3,7 @@
 use super::fault::Fault;
 use super::reading::Reading;
 use crate::counters::Counter;
-use crate::queue::{Credit, Delivery, GroupsFound, RequestId};
+use crate::queue::{Charge, Credit, Delivery, GroupsFound, RequestId};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Ranges, Token, UncheckedPiece, VerifiedDecoder, VerifiedPiece, VerifyError};
 use std::collections::VecDeque;
@@ -34,25 +34,7 @@ struct CheckingPiece {
     piece: Arc<UncheckedPiece>,
     /// The number of its check; `None` once it is checked.
     check: Option<u64>,
-    pace: TakenPace,
-}
-
-/// Credit of a piece that is not delivered yet: given back where it never is.
-#[derive(Debug)]
-struct TakenPace(Option<(Credit, usize)>);
-
-impl TakenPace {
-    fn delivered(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for TakenPace {
-    fn drop(&mut self) {
-        if let Some((pace, bytes)) = &self.0 {
-            pace.give_back(*bytes);
-        }
-    }
+    charge: Charge,
 }
 
 /// Where the pieces of a body go.
@@ -60,7 +42,23 @@ pub(super) struct Taker<'a> {
     pub(super) app: usize,
     pub(super) request: RequestId,
     /// The credit that is taken for their bytes, if there is one.
-    pub(super) pace: Option<&'a Credit>,
+    pub(super) pace: Option<Pace<'a>>,
+}
+
+/// The credit of a body, by what gives it back.
+#[derive(Clone, Copy)]
+pub(super) enum Pace<'a> {
+    /// The application, by its own account.
+    Account(&'a Credit),
+    /// The delivery, once it is dropped.
+    Delivery(&'a Credit),
+}
+
+impl Pace<'_> {
+    fn take(self, bytes: usize) -> Charge {
+        let (Self::Account(credit) | Self::Delivery(credit)) = self;
+        Charge::take(credit, bytes)
+    }
 }
 
 impl Body {
@@ -166,13 +164,11 @@ impl Body {
             return Ok(());
         }
         while let Some((blob, piece)) = self.poll() {
-            if let Some(pace) = to.pace {
-                pace.take(piece.len_bytes());
-            }
+            let charge = to.pace.map_or_else(Charge::default, |pace| pace.take(piece.len_bytes()));
             if self.checking.is_empty() && piece.is_checked() {
-                self.hand_on(blob, piece.into_checked(), to, cx);
+                self.hand_on((blob, piece.into_checked(), charge), to, cx);
             } else {
-                self.check(blob, piece, to, cx)?;
+                self.check((blob, piece, charge), cx)?;
             }
         }
         self.deliver_checked(to, cx);
@@ -182,14 +178,11 @@ impl Body {
     /// Has a piece checked, by this worker where no verify thread has room. It is delivered after those before it.
     fn check(
         &mut self,
-        blob: Blob,
-        piece: UncheckedPiece,
-        to: &Taker<'_>,
+        (blob, piece, charge): (Blob, UncheckedPiece, Charge),
         cx: &mut Reading<'_, '_>,
     ) -> Result<(), Fault> {
         let bytes = piece.len_bytes();
-        let pace = TakenPace(to.pace.map(|pace| (pace.clone(), bytes)));
-        let mut next = CheckingPiece { blob, piece: Arc::new(piece), check: None, pace };
+        let mut next = CheckingPiece { blob, piece: Arc::new(piece), check: None, charge };
         if !next.piece.is_checked() {
             let (now, counters, of) = (cx.cx.now, cx.cx.counters, (cx.connection, cx.stream));
             let checks = cx.cx.checks.as_deref_mut();
@@ -222,19 +215,26 @@ impl Body {
 
     /// Delivers the pieces whose checks, and those of all pieces before them, have found them right.
     fn deliver_checked(&mut self, to: &Taker<'_>, cx: &mut Reading<'_, '_>) {
-        while let Some(CheckingPiece { blob, piece, pace, .. }) =
+        while let Some(CheckingPiece { blob, piece, charge, .. }) =
             self.checking.pop_front_if(|piece| piece.check.is_none())
         {
             self.checking_bytes -= piece.len_bytes();
-            pace.delivered();
-            self.hand_on(blob, Arc::unwrap_or_clone(piece).into_checked(), to, cx);
+            self.hand_on((blob, Arc::unwrap_or_clone(piece).into_checked(), charge), to, cx);
         }
     }
 
-    fn hand_on(&self, blob: Blob, piece: VerifiedPiece, to: &Taker<'_>, cx: &mut Reading<'_, '_>) {
+    fn hand_on(
+        &self,
+        (blob, piece, mut charge): (Blob, VerifiedPiece, Charge),
+        to: &Taker<'_>,
+        cx: &mut Reading<'_, '_>,
+    ) {
+        if let Some(Pace::Account(_)) = to.pace {
+            std::mem::take(&mut charge).leave();
+        }
         cx.cx.counters.add(Counter::VerifiedBytes, piece.data.len() as u64);
         let shard = self.sharded.as_ref().map(|set| (set.shard_at(blob, piece.offset), blob));
-        cx.deliver(to.app, Delivery::Piece { request: to.request, shard, piece });
+        cx.deliver(to.app, Delivery::Piece { request: to.request, shard, piece, charge });
     }
 
     /// The next piece that has arrived.

@@ -10,16 +10,16 @@ impl Session {
         self.seats = Some(seats);
     }
 
-    /// Sets what all answers may have outstanding, and all requests that wait for other gateways; and whether requests of the peer are refused.
+    /// Sets what all answers may have outstanding, and all requests that wait here for gateways or disks; and whether requests of the peer are refused.
     pub(crate) fn set_bounds(&mut self, answers_bytes_max: usize, refuses: bool) {
         self.answers_credit.set_bytes_max(answers_bytes_max);
-        self.peer.onward.set_bytes_max(answers_bytes_max);
+        self.peer.requests_credit.set_bytes_max(answers_bytes_max);
         self.peer.holds_too_much = refuses;
     }
 
-    /// What answers have outstanding, and requests that wait for other gateways, bytes.
+    /// What answers have outstanding, and requests that wait here for gateways or disks, bytes.
     pub(crate) fn answers_bytes(&self) -> usize {
-        self.answers_credit.outstanding_bytes() + self.peer.onward.outstanding_bytes()
+        self.answers_credit.outstanding_bytes() + self.peer.requests_credit.outstanding_bytes()
     }
 
     /// What messages have outstanding, and what of them waits for applications, bytes.

@@ -184,8 +184,8 @@ pub(crate) struct PeerState {
     /// Whether its node holds more of the process's memory than its share while it is short: its requests are refused.
     holds_too_much: bool,
     untaken: Untaken,
-    /// The bytes of its requests that wait here for other gateways.
-    onward: Credit,
+    /// The bytes of its requests that wait here: for other gateways, or for the application that it puts to.
+    requests_credit: Credit,
     /// How to introduce it to applications while its handshake is not complete.
     early: Option<Box<EarlyPeer>>,
 }
@@ -227,7 +227,7 @@ impl PeerState {
             control_seen: false,
             settings: None,
             going_away: false,
-            onward: Credit::shared(ANSWERS_BYTES_MAX),
+            requests_credit: Credit::shared(ANSWERS_BYTES_MAX),
             haves: TokenBucket::new(HAVE_RATE_PER_S, HAVE_BURST),
             early: None,
             untaken: Untaken::default(),

@@ -1,6 +1,6 @@
 //! A request of the peer: from its first record to its last byte.
 
-use super::body::{Body, Taker};
+use super::body::{Body, Pace, Taker};
 use super::fault::{Fault, unexpected};
 use super::reading::Reading;
 use super::relayed::Relayed;
@@ -38,7 +38,13 @@ enum State {
     /// The request is incomplete.
     Opening,
     /// A PUT: its verified encoding follows once the application has accepted it.
-    Put { app: usize, body: Body, accepted: bool },
+    Put {
+        app: usize,
+        body: Body,
+        accepted: bool,
+        /// It is read only while this credit has room.
+        pace: Credit,
+    },
     /// A request after which the peer sends no bytes.
     Asked { app: usize },
 }
@@ -176,7 +182,8 @@ impl Serving {
                     (app, Some(Box::new(Role::Relayed(relayed))))
                 } else {
                     let body = body_of(put)?.checked_by(cx);
-                    self.state = State::Put { app, body, accepted: false };
+                    let pace = Credit::within(&cx.peer.requests_credit);
+                    self.state = State::Put { app, body, accepted: false, pace };
                     (app, None)
                 }
             }
@@ -222,8 +229,12 @@ impl Serving {
             Decision::Forward { next, hop } => {
                 cx.cx.counters.add(Counter::HopsForwarded, 1);
                 let onward = (next, hop, self.routed);
-                let relayed =
-                    Relayed::onward(app, cx.peer_request(), onward, (self.credit.clone(), &cx.peer.onward));
+                let relayed = Relayed::onward(
+                    app,
+                    cx.peer_request(),
+                    onward,
+                    (self.credit.clone(), &cx.peer.requests_credit),
+                );
                 Ok(Some(Box::new(Role::Relayed(relayed))))
             }
         }
@@ -262,6 +273,7 @@ impl Reader for Serving {
         match &self.state {
             State::Put { accepted: false, .. } => Readiness::Blocked,
             State::Put { body, .. } if body.awaits_checks() => Readiness::Blocked,
+            State::Put { pace, .. } if !pace.has_room() => Readiness::Paused,
             _ => Readiness::Wants,
         }
     }
@@ -294,9 +306,9 @@ impl Reader for Serving {
     }
 
     fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
-        if let State::Put { app, body, accepted } = &mut self.state {
+        if let State::Put { app, body, accepted, pace } = &mut self.state {
             let request = cx.peer_request();
-            body.deliver(&Taker { app: *app, request, pace: None }, cx)?;
+            body.deliver(&Taker { app: *app, request, pace: Some(Pace::Delivery(pace)) }, cx)?;
             if *accepted && body.becomes_complete() {
                 cx.deliver(*app, Delivery::Ended(request, End::Checked));
             }

@@ -26,7 +26,7 @@ pub enum BudgetUse {
     Receive,
     /// Send windows: bytes that QUIC keeps until they are acknowledged.
     Send,
-    /// Answers and forwarded bytes that QUIC has not taken.
+    /// Answers and forwarded bytes that QUIC has not taken, and bytes of PUTs that no application has written.
     Answers,
     /// Messages that QUIC has not taken, and those that applications have not taken.
     Messages,

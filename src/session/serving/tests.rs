@@ -200,3 +200,31 @@ fn a_wrong_group_that_finds_no_verify_thread_leaves_its_put_incomplete() {
     bench.settle(&mut stream);
     assert!(bench.delivered().is_empty(), "neither pieces behind it nor an end");
 }
+
+#[test]
+fn a_put_is_read_only_while_its_credit_has_room_and_what_is_dropped_gives_it_back() {
+    let mut bench = Bench::new();
+    let mut stream = bench.bi(false);
+    bench.feed(&mut stream, &put(QUEUE)).unwrap();
+    accept(&mut stream);
+    bench.feed(&mut stream, &encoding(PAYLOAD).concat()).unwrap();
+    bench.settle(&mut stream);
+    let delivered = bench.delivered();
+    let [Delivery::Asked(..), Delivery::Piece { piece, .. }, Delivery::Ended(_, End::Checked)] =
+        &delivered[..]
+    else {
+        panic!("{delivered:?}")
+    };
+    assert_eq!(
+        bench.peer.requests_credit.outstanding_bytes(),
+        piece.data.len(),
+        "the peer is charged for it"
+    );
+    assert_eq!(stream.readiness(&bench.ports), Readiness::Wants);
+    bench.peer.requests_credit.take(64 << 20);
+    assert_eq!(stream.readiness(&bench.ports), Readiness::Paused);
+    bench.peer.requests_credit.give_back(64 << 20);
+    drop(delivered);
+    assert_eq!(bench.peer.requests_credit.outstanding_bytes(), 0);
+    assert_eq!(stream.readiness(&bench.ports), Readiness::Wants);
+}

@@ -1,0 +1,242 @@
+//! The thread that begins and writes what PUTs and MIRRORs bring: the thread that serves makes no call that may wait for the disk.
+//!
+//! The steps of one request are taken in their order. What is written then goes to the thread that makes it durable.
+
+use super::committer::Committer;
+use super::writing::Writing;
+use super::written::{WriteResult, Written};
+use super::{Lease, Store, StoreError, checking};
+use crate::limits::LEASE_MARGIN_S;
+use crate::queue::{Charge, PeerRequest, RequestId, Waker};
+use crate::record::{Coverage, Mirror, Put, Request};
+use crate::shard::{Blob, Coding, Descriptor, Lanes};
+use crate::token::{AnyToken, VerifiedPiece};
+use rustc_hash::FxHashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+/// The writing thread of one seed instance, and its committing thread. Both end after their last jobs when this is dropped.
+pub(super) struct Writer {
+    store: Arc<Store>,
+    jobs: Sender<WriteJob>,
+    results: Receiver<WriteResult>,
+}
+
+/// A step of a request.
+pub(super) enum WriteStep {
+    /// A PUT begins, with this lease, at this time of the worker's loop.
+    Put(Box<PeerRequest>, Lease, Instant, OverTime),
+    /// The payload or set of a MIRROR begins.
+    Mirror(Box<MirrorBegun>),
+    /// A holding that exists already: only its lease is extended.
+    Extend(AnyToken, Lease, OverTime),
+    /// The next bytes.
+    Bytes(NewBytes, Charge),
+    /// Every byte is there: it is to be made durable.
+    Commit(OverTime),
+    /// It is given up. Its files go.
+    Abandon,
+}
+
+/// Bytes of a request, or what tells of them.
+pub(super) enum NewBytes {
+    Piece(VerifiedPiece),
+    Shard(Blob, VerifiedPiece),
+    /// These lanes of these stripes are complete: the first one, and how many.
+    Stripes(u64, u64, Lanes),
+}
+
+/// What a MIRROR was described as.
+pub(super) struct MirrorBegun {
+    pub(super) mirror: Mirror,
+    pub(super) lease: Lease,
+    pub(super) length: u64,
+    /// Of a set.
+    pub(super) descriptor: Option<Box<Descriptor>>,
+    pub(super) over_s: OverTime,
+}
+
+/// The store's time, seconds since the Unix epoch; 0 while the clock is in doubt.
+pub(super) type OverTime = u64;
+
+struct WriteJob {
+    request: RequestId,
+    step: WriteStep,
+    /// Counts the request while it waits.
+    waits: Arc<()>,
+}
+
+impl Writer {
+    /// Starts the threads `stoq-write` and `stoq-commit`. They wake `waker` with each result.
+    pub(super) fn start(store: Arc<Store>, waker: Waker) -> io::Result<Self> {
+        let (jobs, incoming) = channel();
+        let (done, results) = channel();
+        let committer = Committer::start(store.clone(), done.clone(), waker.clone())?;
+        let thread =
+            WriteThread { store: store.clone(), committer, done, waker, writings: FxHashMap::default() };
+        std::thread::Builder::new().name("stoq-write".into()).spawn(move || thread.run(&incoming))?;
+        Ok(Self { store, jobs, results })
+    }
+
+    /// Has a step of a request taken. False if the thread has ended.
+    pub(super) fn take(&self, request: RequestId, step: WriteStep) -> bool {
+        self.jobs.send(WriteJob { request, step, waits: self.store.wait() }).is_ok()
+    }
+
+    /// The next result.
+    pub(super) fn poll(&self) -> Option<(RequestId, Written)> {
+        self.results.try_recv().ok().map(|(request, written, _waits)| (request, written))
+    }
+}
+
+struct WriteThread {
+    store: Arc<Store>,
+    committer: Committer,
+    done: Sender<WriteResult>,
+    waker: Waker,
+    /// What is being written. A dropped writer removes its files.
+    writings: FxHashMap<RequestId, Writing>,
+}
+
+impl WriteThread {
+    fn run(mut self, incoming: &Receiver<WriteJob>) {
+        while let Ok(WriteJob { request, step, waits }) = incoming.recv() {
+            self.step(request, step, waits);
+        }
+    }
+
+    fn step(&mut self, request: RequestId, step: WriteStep, waits: Arc<()>) {
+        match step {
+            WriteStep::Put(asked, lease, now, over_s) => {
+                match begin_put(&self.store, asked, lease, (now, over_s)) {
+                    Begun::Writing(writing) => self.begun(request, writing, waits),
+                    Begun::Whole(writing) => self.committer.commit(request, writing, over_s, waits),
+                    Begun::Unchecked(token, asked) => {
+                        self.tell(request, Written::Unchecked(token, asked), waits)
+                    }
+                    Begun::Failed(error) => self.tell(request, Written::Ended(Err(error)), waits),
+                }
+            }
+            WriteStep::Mirror(begun) => match begin_mirror(&self.store, *begun) {
+                Ok(writing) => self.begun(request, writing, waits),
+                Err(error) => self.tell(request, Written::Ended(Err(error)), waits),
+            },
+            WriteStep::Extend(token, lease, over_s) => {
+                let held = Writing::Held(token, 0, None, lease);
+                self.committer.commit(request, held, over_s, waits);
+            }
+            WriteStep::Bytes(bytes, charge) => {
+                let written = self.writings.get_mut(&request).map(|writing| write(writing, &bytes));
+                drop(bytes);
+                if let Some(Err(error)) = written {
+                    self.writings.remove(&request);
+                    self.tell(request, Written::Ended(Err(error)), waits.clone());
+                }
+                self.tell(request, Written::Bytes(charge), waits);
+            }
+            WriteStep::Commit(over_s) => {
+                // One that has failed has its result already.
+                if let Some(writing) = self.writings.remove(&request) {
+                    self.committer.commit(request, writing, over_s, waits);
+                }
+            }
+            WriteStep::Abandon => drop(self.writings.remove(&request)),
+        }
+    }
+
+    fn begun(&mut self, request: RequestId, writing: Writing, waits: Arc<()>) {
+        self.writings.insert(request, writing);
+        self.tell(request, Written::Begun, waits);
+    }
+
+    fn tell(&self, request: RequestId, written: Written, waits: Arc<()>) {
+        // Sending fails only if this instance has ended.
+        let _ = self.done.send((request, written, waits));
+        self.waker.wake();
+    }
+}
+
+/// How a PUT begins.
+enum Begun {
+    Writing(Writing),
+    /// All of it is held.
+    Whole(Writing),
+    Unchecked(AnyToken, Box<PeerRequest>),
+    Failed(StoreError),
+}
+
+fn begin_put(
+    store: &Store,
+    asked: Box<PeerRequest>,
+    lease: Lease,
+    (now, over_s): (Instant, OverTime),
+) -> Begun {
+    if let Some(token) = checking::unchecked(store, now, &asked.request) {
+        return Begun::Unchecked(token, asked);
+    }
+    let Request::Put(Put { descriptor, lanes, .. }) = asked.request else {
+        return Begun::Failed(StoreError::Foreign { offset: 0, length: 0 });
+    };
+    let begun = match lanes {
+        Some(lanes) => store.begin_set(descriptor, lanes, lease, over_s).map(|writer| {
+            let is_whole = writer.parts().next().is_none();
+            (is_whole, Writing::set(writer))
+        }),
+        None => begin_payload(store, Box::new(descriptor), lease, over_s),
+    };
+    match begun {
+        Ok((true, writing)) => Begun::Whole(writing),
+        Ok((false, writing)) => Begun::Writing(writing),
+        Err(error) => Begun::Failed(error),
+    }
+}
+
+fn begin_payload(
+    store: &Store,
+    descriptor: Box<Descriptor>,
+    lease: Lease,
+    over_s: u64,
+) -> Result<(bool, Writing), StoreError> {
+    let (token, length) = (descriptor.content(), descriptor.length_bytes());
+    if holding(store, &token.into(), over_s).is_some() {
+        // It is durable, and a check has just confirmed it: no bytes need to be sent again.
+        return Ok((true, Writing::Held(token.into(), length, Some(descriptor), lease)));
+    }
+    let writer = store.begin(token, length, lease, over_s)?;
+    let is_plain = descriptor.coding() == Coding::None;
+    let writing = if is_plain { Writing::Payload(writer) } else { Writing::Coded(writer, descriptor, lease) };
+    Ok((false, writing))
+}
+
+/// The store's holding of `token`. `None` also if its lease may end before it can be extended.
+pub(super) fn holding(store: &Store, token: &AnyToken, over_s: u64) -> Option<Coverage> {
+    let holding = store.holding(token)?;
+    let lasts = holding.expires_s.is_none_or(|at| at > over_s.saturating_add(LEASE_MARGIN_S));
+    lasts.then_some(holding.coverage)
+}
+
+/// Begins to write the described payload or set.
+fn begin_mirror(store: &Store, begun: MirrorBegun) -> Result<Writing, StoreError> {
+    let MirrorBegun { mirror, lease, length, descriptor, over_s } = begun;
+    match (mirror.token, descriptor) {
+        (AnyToken::Content(token), _) => Ok(Writing::Payload(store.begin(token, length, lease, over_s)?)),
+        (AnyToken::Set(_), Some(set)) if mirror.lanes.is_empty() => {
+            Writing::assembled(store, *set, lease, over_s)
+        }
+        (AnyToken::Set(_), Some(set)) => {
+            Ok(Writing::set(store.begin_set(*set, mirror.lanes, lease, over_s)?))
+        }
+        // The gathering fails: no set was described.
+        (AnyToken::Set(token), None) => Err(StoreError::Went(token.into())),
+    }
+}
+
+fn write(writing: &mut Writing, bytes: &NewBytes) -> Result<(), StoreError> {
+    match bytes {
+        NewBytes::Piece(piece) => writing.piece(piece),
+        NewBytes::Shard(blob, piece) => writing.shard(*blob, piece),
+        NewBytes::Stripes(start, count, lanes) => writing.stripes(*start, *count, *lanes),
+    }
+}
