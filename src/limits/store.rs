@@ -25,6 +25,9 @@ pub const UNFINISHED_LEN_MAX: u64 = 2048;
 pub const UNFINISHED_SHARE_DIVISOR_LEN: u64 = 2;
 /// Room in a store is taken in such steps as the bytes of a PUT are proven, bytes.
 pub const ROOM_STEP_BYTES: u64 = 4 << 20;
+/// A file of at least this length takes blocks of the disk in such steps ahead of the bytes that are written, bytes: those of the room that it
+/// has taken.
+pub const ALLOCATION_STEP_BYTES: u64 = ROOM_STEP_BYTES;
 /// Between two looks for PUTs that go no further, milliseconds.
 pub const PUT_LOOK_MS: u64 = 3_000;
 /// A connection none of whose PUTs goes further for this time loses them, milliseconds. Only looks count: a time in which a slow disk stops

@@ -3,12 +3,14 @@
 use super::error::StoreError;
 use super::reader::BlockReader;
 use crate::limits::STORE_JOURNAL_BYTES_MAX;
+use rustix::fs::FallocateFlags;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The calls by which a store changes its files and reads payloads. Each makes the one call of the operating system that its name says; a
@@ -38,6 +40,11 @@ pub trait Disk: Debug + Send + Sync {
     /// Makes a file this many bytes long, without blocks.
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
         file.set_len(length)
+    }
+
+    /// Has a file take blocks for these bytes. Its length stays.
+    fn allocate(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, len)?)
     }
 
     /// Writes all of these bytes at this offset.
@@ -122,22 +129,53 @@ impl Disk for MachineDisk {
 
 /// A store's disk. Its errors name the path and the fix.
 #[derive(Clone, Debug)]
-pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>, Arc<Mutex<HashSet<PathBuf>>>, Arc<BlockReader>);
+pub(super) struct StoreDisk(pub(super) Arc<dyn Disk>, Arc<DiskState>);
+
+#[derive(Debug)]
+struct DiskState {
+    /// Directories that were made and whose names may not be durable: a sync failed.
+    uncertain: Mutex<HashSet<PathBuf>>,
+    reader: Arc<BlockReader>,
+    /// Whether the file system cannot allocate blocks ahead.
+    no_allocation: AtomicBool,
+}
 
 impl StoreDisk {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        let reader = BlockReader::new(disk.reads_by_ring());
-        Self(disk, Arc::default(), Arc::new(reader))
+        let reader = Arc::new(BlockReader::new(disk.reads_by_ring()));
+        let state = DiskState { uncertain: Mutex::default(), reader, no_allocation: AtomicBool::new(false) };
+        Self(disk, Arc::new(state))
     }
 
     /// What reads for threads that must not wait.
     pub(super) fn reader(&self) -> &Arc<BlockReader> {
-        &self.2
+        &self.1.reader
     }
 
-    /// Directories that were made and whose names may not be durable: a sync failed.
     fn uncertain(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+        self.1.uncertain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a file take blocks for these bytes, if the file system can: others are written without.
+    pub(super) fn allocate(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        if self.1.no_allocation.load(Relaxed) {
+            return Ok(());
+        }
+        match self.0.allocate(file, offset, len) {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::InvalidInput) =>
+            {
+                if !self.1.no_allocation.swap(true, Relaxed) {
+                    tracing::info!(
+                        "the store's files take blocks as they are written: its file system allocates none ahead"
+                    );
+                }
+                Ok(())
+            }
+            // The write takes them.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            allocated => allocated,
+        }
     }
 
     /// Makes a file that must not exist yet.

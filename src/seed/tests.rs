@@ -1,5 +1,6 @@
 //! Requests to a seed whose disk hangs, errs, or is slow.
 
+mod allocation;
 mod writes;
 
 use super::{
@@ -118,6 +119,10 @@ impl Disk for HeldDisk {
         }
         self.call("read", |state| state.hangs_from_bytes > 0 && length >= state.hangs_from_bytes);
         file.read_exact_at(out, offset)
+    }
+
+    fn allocate(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.make_change("allocate", || MachineDisk.allocate(file, offset, len))
     }
 
     fn sync(&self, file: &File) -> io::Result<()> {

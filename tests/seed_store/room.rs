@@ -53,7 +53,8 @@ fn a_begun_payload_takes_no_disk_and_removes_nothing_before_its_bytes_are_proven
             let (bytes, count) = on_disk(dir.path());
             assert!(is_cached(), "there is room for both so far");
             assert_eq!(count, before.1 + 2);
-            assert!(bytes - before.0 <= written + (1 << 20), "{bytes} on the disk for {written} proven ones");
+            let most_bytes = written + ROOM_STEP_BYTES + (1 << 20);
+            assert!(bytes - before.0 <= most_bytes, "{bytes} on the disk for {written} proven ones");
             let taken = store.usage_bytes() - usage_bytes;
             assert!((written..written + 2 * ROOM_STEP_BYTES).contains(&taken), "{taken} for {written}");
         }

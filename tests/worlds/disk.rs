@@ -382,6 +382,10 @@ impl Disk for FaultyDisk {
         )
     }
 
+    fn allocate(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.change(|| MachineDisk.allocate(file, offset, len), |_, ()| {})
+    }
+
     fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.change(
             || MachineDisk.write(file, bytes, offset),

@@ -1,5 +1,6 @@
 //! A blob and its outboard while they are written into the store, under temporary names.
 
+use crate::limits::ALLOCATION_STEP_BYTES;
 use crate::seed::disk::{StoreDisk, write_error};
 use crate::seed::error::StoreError;
 use crate::seed::layout::{BLOB, OUTBOARD};
@@ -8,7 +9,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// Two files that take verified pieces in any order. They are made with the first piece, and take blocks of the disk as they are written.
+/// Two files that take verified pieces in any order. They are made with the first piece, take blocks of the disk as they are written or some steps
+/// ahead, and are as long as they must be once they are synced.
 /// Dropping them removes these names; files that were placed have others.
 #[derive(Debug)]
 pub(super) struct NewFiles {
@@ -23,6 +25,8 @@ pub(super) struct NewFiles {
     /// Absent before the first piece, and if the payload is one group.
     pub(super) outboard: Option<File>,
     written_bytes: u64,
+    /// The blob has blocks for its bytes before this one.
+    allocated: u64,
     /// The bytes written, as runs `start -> end` that do not touch. Only selected bytes count: pieces that
     /// arrive in order then stay one run, however many shards lie between them.
     written: BTreeMap<u64, u64>,
@@ -52,6 +56,7 @@ impl NewFiles {
             blob: None,
             outboard: None,
             written_bytes: 0,
+            allocated: 0,
             written: BTreeMap::new(),
             pairs: Vec::new(),
             row: None,
@@ -69,23 +74,34 @@ impl NewFiles {
         self.row.take()
     }
 
-    /// Makes the files, unless they are there: with their lengths, and without blocks.
+    /// Makes the files, unless they are there.
     fn open(&mut self) -> Result<(), StoreError> {
         if self.blob.is_none() {
-            let blob = self.blob.insert(self.disk.create(&self.blob_path)?);
-            self.disk
-                .0
-                .set_length(blob, self.length)
-                .map_err(|e| write_error(&self.blob_path, self.length, e))?;
+            self.blob = Some(self.disk.create(&self.blob_path)?);
         }
         let outboard_len = outboard_bytes(self.length);
         if let Some(row) = &mut self.row {
             row.resize(outboard_len as usize, 0);
         } else if outboard_len > 0 && self.outboard.is_none() {
-            let outboard = self.outboard.insert(self.disk.create(&self.outboard_path)?);
-            let made = self.disk.0.set_length(outboard, outboard_len);
-            made.map_err(|e| write_error(&self.outboard_path, outboard_len, e))?;
+            self.outboard = Some(self.disk.create(&self.outboard_path)?);
         }
+        Ok(())
+    }
+
+    /// Has the blob take blocks for bytes that adjoin those that have some, and for some behind them: no more than the room that was taken for
+    /// them. Lanes have holes between them, and what arrives far ahead takes its own blocks.
+    fn allocate(&mut self, start: u64, end: u64) -> Result<(), StoreError> {
+        let is_stepped = self.selected_bytes == self.length && self.length >= ALLOCATION_STEP_BYTES;
+        if !is_stepped || start > self.allocated || end <= self.allocated {
+            return Ok(());
+        }
+        let to = end.next_multiple_of(ALLOCATION_STEP_BYTES).min(self.length);
+        let len = to - self.allocated;
+        if let Some(blob) = &self.blob {
+            let allocated = self.disk.allocate(blob, self.allocated, len);
+            allocated.map_err(|e| write_error(&self.blob_path, len, e))?;
+        }
+        self.allocated = to;
         Ok(())
     }
 
@@ -111,6 +127,7 @@ impl NewFiles {
             return Err(foreign);
         }
         self.open()?;
+        self.allocate(piece.offset, end)?;
         if let Some(blob) = &self.blob {
             let written = self.disk.0.write(blob, &piece.data, piece.offset);
             written.map_err(|e| write_error(&self.blob_path, len, e))?;
@@ -127,8 +144,11 @@ impl NewFiles {
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         self.check_complete()?;
         self.open()?;
-        for (file, path) in [(&self.blob, &self.blob_path), (&self.outboard, &self.outboard_path)] {
+        let (blob, outboard) = ((&self.blob, &self.blob_path), (&self.outboard, &self.outboard_path));
+        for ((file, path), length) in [(blob, self.length), (outboard, outboard_bytes(self.length))] {
             if let Some(file) = file {
+                // What the file system allocated behind the end goes, and a hole at the end of lanes comes.
+                self.disk.0.set_length(file, length).map_err(|e| write_error(path, 0, e))?;
                 self.disk.0.sync(file).map_err(|e| write_error(path, 0, e))?;
             }
         }
