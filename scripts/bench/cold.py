@@ -1,0 +1,173 @@
+"""What scripts/bench/cold.sh runs: reads that are not in memory and PUTs to disk, beside fio on the same disk in the same run: cold.py [DIRECTORY [MIB]]"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from harness import ensure, main, random_file, run, say
+from scene import CLIENT, CLIENT_CORE, DPDK_MIB, GATEWAY, GATEWAY_CORE, PORT, STORE_IDLE, Bench, how_built, pinned
+
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+#: The client of the hot payload has a memif of its own, beside that of the cold ones.
+HOT_GATEWAY, HOT_CLIENT = "10.79.0.1", "10.79.0.2"
+#: Fetches of the first group of the hot payload, whose times are measured.
+TRIPS = 2000
+COLD = 4
+#: The blocks that the store reads, and how many are on their way for these payloads together.
+BLOCK, DEPTH = "2M", COLD * 5
+
+
+class Cold(Bench):
+    """A gateway whose store is on a disk, with two memifs, and a client on each."""
+
+    def __init__(self, directory, mib):
+        super().__init__("cold", "/dev/null")
+        self.at, self.mib, self.figures = directory, mib, {}
+
+    def __enter__(self):
+        super().__enter__()
+        self.disk = self.new_directory(self.at)
+        self.identities("gateway", "client")
+        self.store, self.process = self.disk / "store", None
+        for name, ours, theirs, socket in (("client", CLIENT, GATEWAY, "memif"), ("hot", HOT_CLIENT, HOT_GATEWAY, "hot")):
+            network = self.port(self.end_of("client", socket), ours, 1500)
+            self.configure(
+                name,
+                {**self.side("client", "gateway", CLIENT_CORE, "adaptive", 0), "network": network, "connect": f"{theirs}:{PORT}"},
+            )
+        ports = self.port(self.end_of("server", "memif"), GATEWAY, 1500)
+        second = [{"device": self.end_of("server", "hot", 1), "addresses": [f"{HOT_GATEWAY}/24"], "mtu": 1500}]
+        side = self.side("gateway", "client", GATEWAY_CORE, STORE_IDLE, 0)
+        hosts = self.hosts(store=self.store, memory_bytes=(self.mib + 64) << 20)
+        self.configure("gateway", {**side, "network": ports, "network.port": second, **hosts})
+        return self
+
+    def end_of(self, role, socket, number=0):
+        path = self / f"{socket}.sock"
+        return f"net_memif{number},role={role},id=0,socket={path},socket-abstract=no,rsize=10"
+
+    # ---- steps
+
+    def start(self):
+        """A gateway with nothing in its memory tier, and a disk whose page cache has nothing of its files."""
+        self.stop()
+        self.forget()
+        self.process = self.gateway("gateway", within=pinned(GATEWAY_CORE, CLIENT_CORE))
+        self.process.serves()
+
+    def stop(self):
+        if self.process:
+            self.process.stop()
+            self.process = None
+
+    def forget(self):
+        for file in self.store.glob("data/*/*"):
+            fd = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
+    def stoq(self, name, *command):
+        arguments = [*pinned(CLIENT_CORE), self.built / "stoq", *map(str, command), "--json", "--config", self / f"{name}.toml"]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=(self / f"{name}.log").open("w"), text=True)
+
+    def result(self, child):
+        out, _ = child.communicate(timeout=300)
+        ensure(child.returncode == 0, f"a client failed with status {child.returncode}: {Path(self / 'client.log').read_text()}")
+        return json.loads(out.splitlines()[-1])
+
+    def get(self, name, *tokens, trips=None):
+        """Gets payloads at once, and drops their checked bytes."""
+        named = [word for token in tokens for word in ("--get", token)]
+        more = ["--round-trips", trips] if trips else []
+        return self.stoq(name, "bench", *named, "--streams", len(tokens), *more)
+
+    def fio(self, name, *options):
+        said = run("fio", f"--name={name}", "--output-format=json", *options)
+        job = json.loads(said)["jobs"][0]
+        ensure(job["error"] == 0, f"fio failed: {said}")
+        return job
+
+    def note(self, row, mb_per_s):
+        self.figures.setdefault(row, []).append(mb_per_s)
+        say(f"{row}: {mb_per_s:.0f}")
+
+    # ---- rows
+
+    def put(self):
+        """Payloads that nothing holds yet, and the same bytes by fio: one writer, one fsync at the end."""
+        self.start()
+        file = self / "put"
+        random_file(file, self.mib << 20)
+        said = self.result(self.stoq("client", "put", file))
+        # The transfer alone: the file was hashed before, by a step of its own.
+        self.note("PUT to disk, MB/s", said["gbit_per_s"] * 125)
+        file.unlink()
+        target = self.disk / "written"
+        job = self.fio("writes", f"--filename={target}", "--rw=write", "--bs=256k", f"--size={self.mib}M", "--ioengine=psync", "--end_fsync=1")
+        self.note("fio writes 256 KiB with one fsync at the end, MB/s", job["write"]["bw_bytes"] / 1e6)
+        target.unlink()
+        return said["token"]
+
+    def rate(self, *tokens):
+        return self.result(self.get("client", *tokens))["gbit_per_s"] * 125
+
+    def reads(self, tokens):
+        hot, cold = tokens[0], tokens[1 : COLD + 1]
+        self.start()
+        self.note("cold GET, MB/s", self.rate(hot))
+        self.note("hot GET, MB/s", self.rate(hot))
+        self.start()
+        self.note("four cold GETs together, MB/s", self.rate(*cold))
+        self.stop()
+        self.forget()
+        files = ":".join(str(file) for file in sorted(self.store.glob("data/*/*.blob"))[:COLD])
+        job = self.fio(
+            "reads", f"--filename={files}", "--file_service_type=sequential", "--rw=read", f"--bs={BLOCK}", f"--iodepth={DEPTH}",
+            "--direct=1", "--ioengine=io_uring", f"--size={self.mib * COLD}M", "--readonly",
+        )  # fmt: skip
+        self.note("fio reads 2 MiB, 20 on their way, MB/s", job["read"]["bw_bytes"] / 1e6)
+        self.start()
+        self.result(self.get("hot", hot))
+        alone = self.result(self.get("hot", hot, trips=TRIPS))
+        self.note("hot GETs of 16 KiB alone, p99 us", alone["p99_us"])
+        self.note("hot GET alone, MB/s", self.result(self.get("hot", hot))["gbit_per_s"] * 125)
+        beside = self.get("client", *cold)
+        self.note("hot GETs of 16 KiB beside four cold ones, p99 us", self.result(self.get("hot", hot, trips=TRIPS))["p99_us"])
+        self.note("the four beside them, MB/s", self.result(beside)["gbit_per_s"] * 125)
+        self.start()
+        self.result(self.get("hot", hot))
+        beside = self.get("client", *cold)
+        self.note("hot GET beside four cold ones, MB/s", self.result(self.get("hot", hot))["gbit_per_s"] * 125)
+        self.result(beside)
+        self.stop()
+
+    def table(self):
+        print(f"{os.cpu_count()} cores, load average {' '.join(Path('/proc/loadavg').read_text().split()[:3])}, {self.mib} MiB a payload,")
+        print(f"{run('stat', '-f', '-c', '%T', self.disk).strip()}, built {how_built(self.built)}\n")
+        print("| | " + " | ".join(f"round {number + 1}" for number in range(ROUNDS)) + " |")
+        print("|---|" + "---:|" * ROUNDS)
+        for row, found in self.figures.items():
+            print(f"| {row} | " + " | ".join(f"{value:,.0f}" for value in found) + " |")
+
+
+def cold():
+    directory = sys.argv[1] if sys.argv[1:] else os.environ.get("TMPDIR", "/var/tmp")
+    mib = int(sys.argv[2]) if sys.argv[2:] else 512
+    ensure(shutil.which("fio"), "fio is missing: apt-get install fio")
+    with Cold(directory, mib) as it:
+        it.reserve(3 * DPDK_MIB + mib + 64)
+        try:
+            for number in range(ROUNDS):
+                say(f"round {number + 1} of {ROUNDS}")
+                shutil.rmtree(it.store, ignore_errors=True)
+                tokens = [it.put() for _ in range(COLD + 1)]
+                it.reads(tokens)
+        finally:
+            it.stop()
+        it.table()
+
+
+main(cold)
