@@ -32,11 +32,18 @@ class Cold(Bench):
         self.disk = self.new_directory(self.at)
         self.identities("gateway", "client")
         self.store, self.process = self.disk / "store", None
-        for name, ours, theirs, socket in (("client", CLIENT, GATEWAY, "memif"), ("hot", HOT_CLIENT, HOT_GATEWAY, "hot")):
+        for name, ours, theirs, socket in (
+            ("client", CLIENT, GATEWAY, "memif"),
+            ("hot", HOT_CLIENT, HOT_GATEWAY, "hot"),
+        ):
             network = self.port(self.end_of("client", socket), ours, 1500)
             self.configure(
                 name,
-                {**self.side("client", "gateway", CLIENT_CORE, "adaptive", 0), "network": network, "connect": f"{theirs}:{PORT}"},
+                {
+                    **self.side("client", "gateway", CLIENT_CORE, "adaptive", 0),
+                    "network": network,
+                    "connect": f"{theirs}:{PORT}",
+                },
             )
         ports = self.port(self.end_of("server", "memif"), GATEWAY, 1500)
         second = [{"device": self.end_of("server", "hot", 1), "addresses": [f"{HOT_GATEWAY}/24"], "mtu": 1500}]
@@ -70,12 +77,22 @@ class Cold(Bench):
             os.close(fd)
 
     def stoq(self, name, *command):
-        arguments = [*pinned(CLIENT_CORE), self.built / "stoq", *map(str, command), "--json", "--config", self / f"{name}.toml"]
+        arguments = [
+            *pinned(CLIENT_CORE),
+            self.built / "stoq",
+            *map(str, command),
+            "--json",
+            "--config",
+            self / f"{name}.toml",
+        ]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=(self / f"{name}.log").open("w"), text=True)
 
     def result(self, child):
         out, _ = child.communicate(timeout=300)
-        ensure(child.returncode == 0, f"a client failed with status {child.returncode}: {Path(self / 'client.log').read_text()}")
+        ensure(
+            child.returncode == 0,
+            f"a client failed with status {child.returncode}: {Path(self / 'client.log').read_text()}",
+        )
         return json.loads(out.splitlines()[-1])
 
     def get(self, name, *tokens, trips=None):
@@ -105,8 +122,18 @@ class Cold(Bench):
         # The transfer alone: the file was hashed before, by a step of its own.
         self.note("PUT to disk, MB/s", said["gbit_per_s"] * 125)
         file.unlink()
+        dropped = self.result(self.stoq("client", "bench", "--put", "--bytes", self.mib << 20))
+        self.note("PUT that is checked and dropped, MB/s", dropped["gbit_per_s"] * 125)
         target = self.disk / "written"
-        job = self.fio("writes", f"--filename={target}", "--rw=write", "--bs=256k", f"--size={self.mib}M", "--ioengine=psync", "--end_fsync=1")
+        job = self.fio(
+            "writes",
+            f"--filename={target}",
+            "--rw=write",
+            "--bs=256k",
+            f"--size={self.mib}M",
+            "--ioengine=psync",
+            "--end_fsync=1",
+        )
         self.note("fio writes 256 KiB with one fsync at the end, MB/s", job["write"]["bw_bytes"] / 1e6)
         target.unlink()
         return said["token"]
@@ -135,7 +162,9 @@ class Cold(Bench):
         self.note("hot GETs of 16 KiB alone, p99 us", alone["p99_us"])
         self.note("hot GET alone, MB/s", self.result(self.get("hot", hot))["gbit_per_s"] * 125)
         beside = self.get("client", *cold)
-        self.note("hot GETs of 16 KiB beside four cold ones, p99 us", self.result(self.get("hot", hot, trips=TRIPS))["p99_us"])
+        self.note(
+            "hot GETs of 16 KiB beside four cold ones, p99 us", self.result(self.get("hot", hot, trips=TRIPS))["p99_us"]
+        )
         self.note("the four beside them, MB/s", self.result(beside)["gbit_per_s"] * 125)
         self.start()
         self.result(self.get("hot", hot))
@@ -145,7 +174,9 @@ class Cold(Bench):
         self.stop()
 
     def table(self):
-        print(f"{os.cpu_count()} cores, load average {' '.join(Path('/proc/loadavg').read_text().split()[:3])}, {self.mib} MiB a payload,")
+        print(
+            f"{os.cpu_count()} cores, load average {' '.join(Path('/proc/loadavg').read_text().split()[:3])}, {self.mib} MiB a payload,"
+        )
         print(f"{run('stat', '-f', '-c', '%T', self.disk).strip()}, built {how_built(self.built)}\n")
         print("| | " + " | ".join(f"round {number + 1}" for number in range(ROUNDS)) + " |")
         print("|---|" + "---:|" * ROUNDS)

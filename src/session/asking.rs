@@ -1,6 +1,6 @@
 //! The answer to a request of this side.
 
-use super::body::{Body, Pace, Taker};
+use super::body::{Body, BodyPace, Taker};
 use super::fault::{Fault, unexpected};
 use super::reading::Reading;
 use super::stream::{NextRole, Reader, Readiness, Reads, Sending};
@@ -208,7 +208,7 @@ impl Reader for Asking {
         let (app, request) = (self.app, self.request);
         let Expected::Fetch(fetched) = &mut self.expected else { return Ok(()) };
         let Fetched { body: Some(body), pace, .. } = &mut **fetched else { return Ok(()) };
-        body.deliver(&Taker { app, request, pace: pace.as_ref().map(Pace::Account) }, cx)?;
+        body.deliver(&Taker { app, request, pace: pace.as_ref().map(BodyPace::Account) }, cx)?;
         if body.becomes_complete() {
             // The application has every byte: a later fault concerns only the peer and this session.
             self.over = true;

@@ -42,19 +42,19 @@ pub(super) struct Taker<'a> {
     pub(super) app: usize,
     pub(super) request: RequestId,
     /// The credit that is taken for their bytes, if there is one.
-    pub(super) pace: Option<Pace<'a>>,
+    pub(super) pace: Option<BodyPace<'a>>,
 }
 
 /// The credit of a body, by what gives it back.
 #[derive(Clone, Copy)]
-pub(super) enum Pace<'a> {
+pub(super) enum BodyPace<'a> {
     /// The application, by its own account.
     Account(&'a Credit),
     /// The delivery, once it is dropped.
     Delivery(&'a Credit),
 }
 
-impl Pace<'_> {
+impl BodyPace<'_> {
     fn take(self, bytes: usize) -> Charge {
         let (Self::Account(credit) | Self::Delivery(credit)) = self;
         Charge::take(credit, bytes)
@@ -229,7 +229,7 @@ impl Body {
         to: &Taker<'_>,
         cx: &mut Reading<'_, '_>,
     ) {
-        if let Some(Pace::Account(_)) = to.pace {
+        if let Some(BodyPace::Account(_)) = to.pace {
             std::mem::take(&mut charge).leave();
         }
         cx.cx.counters.add(Counter::VerifiedBytes, piece.data.len() as u64);

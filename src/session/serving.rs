@@ -1,6 +1,6 @@
 //! A request of the peer: from its first record to its last byte.
 
-use super::body::{Body, Pace, Taker};
+use super::body::{Body, BodyPace, Taker};
 use super::fault::{Fault, unexpected};
 use super::reading::Reading;
 use super::relayed::Relayed;
@@ -308,7 +308,7 @@ impl Reader for Serving {
     fn settle(&mut self, cx: &mut Reading<'_, '_>) -> Result<(), Fault> {
         if let State::Put { app, body, accepted, pace } = &mut self.state {
             let request = cx.peer_request();
-            body.deliver(&Taker { app: *app, request, pace: Some(Pace::Delivery(pace)) }, cx)?;
+            body.deliver(&Taker { app: *app, request, pace: Some(BodyPace::Delivery(pace)) }, cx)?;
             if *accepted && body.becomes_complete() {
                 cx.deliver(*app, Delivery::Ended(request, End::Checked));
             }
