@@ -1,7 +1,7 @@
 //! The thread that makes written files durable. One slow fsync then stops neither other PUTs nor any FETCH.
 
 use super::writing::Writing;
-use super::written::{WriteResult, Written};
+use super::written::{WriteResult, WriteOutcome};
 use super::{Store, StoreError};
 use crate::limits::STORE_BATCH_LEN;
 use crate::queue::{RequestId, Waker};
@@ -39,7 +39,7 @@ impl Committer {
                 let placed: Vec<_> =
                     std::iter::once(job).chain(others).take(STORE_BATCH_LEN).map(place).collect();
                 for (request, placed, waits) in placed {
-                    if told.send((request, Written::Ended(placed.finish()), waits)).is_err() {
+                    if told.send((request, WriteOutcome::Ended(placed.finish()), waits)).is_err() {
                         return;
                     }
                 }
@@ -56,7 +56,7 @@ impl Committer {
             // It ended by a panic, and the process ends soon.
             let error = io::Error::other("the thread that makes payloads durable has ended");
             let error = StoreError::io("commit", Path::new("a payload"), error);
-            let _ = self.done.send((job.0.request, Written::Ended(Err(error)), job.0.waits));
+            let _ = self.done.send((job.0.request, WriteOutcome::Ended(Err(error)), job.0.waits));
         }
     }
 }
@@ -84,8 +84,8 @@ mod tests {
         committer.commit(request(4), Writing::Payload(empty), 0, store.wait());
         assert_eq!(store.requests_waiting(), 2, "no result is taken yet");
         let next = || results.recv_timeout(Duration::from_secs(60)).unwrap();
-        assert!(matches!(next(), (of, Written::Ended(Err(StoreError::Went(_))), _) if of == request(0)));
-        assert!(matches!(next(), (of, Written::Ended(Ok((_, 0))), _) if of == request(4)));
+        assert!(matches!(next(), (of, WriteOutcome::Ended(Err(StoreError::Went(_))), _) if of == request(0)));
+        assert!(matches!(next(), (of, WriteOutcome::Ended(Ok((_, 0))), _) if of == request(4)));
         assert_eq!(store.requests_waiting(), 0);
         assert!(store.get(&Token::of(b"")).unwrap().is_some());
     }

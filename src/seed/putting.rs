@@ -3,7 +3,7 @@
 use super::StoreBound;
 use super::app::Seed;
 use super::writer::{NewBytes, WriteStep, Writer};
-use super::written::Written;
+use super::written::WriteOutcome;
 use crate::limits::{PUT_LOOK_MS, PUT_STALL_MS, PUT_TURN_MS_MAX};
 use crate::queue::{Answer, AppPort, Charge, Command, ConnectionId, Delivery, PeerRequest, RequestId};
 use crate::record::{Done, ErrorCode};
@@ -242,23 +242,23 @@ impl Seed {
         while let Some((request, written)) = self.putting.writer.as_ref().and_then(Writer::poll) {
             worked = true;
             match written {
-                Written::Begun => {
+                WriteOutcome::Begun => {
                     if self.putting.accept(request) {
                         self.send(port, Command::accept(request));
                     }
                 }
-                Written::Unchecked(token, asked) => {
+                WriteOutcome::Unchecked(token, asked) => {
                     if self.putting.forget(request).is_some() {
                         let delivery = Delivery::Asked(request, asked);
                         let store = &self.parts.store;
                         self.checking.wait(store, now, port.waker(), token, (request, delivery));
                     }
                 }
-                Written::Bytes(charge) => {
+                WriteOutcome::Bytes(charge) => {
                     self.putting.heard(request, 0, 1);
                     port.give_back(charge);
                 }
-                Written::Ended(Ok((token, bytes))) => {
+                WriteOutcome::Ended(Ok((token, bytes))) => {
                     if self.putting.forget(request).is_some() {
                         if request.is_own() {
                             self.repaired(request, bytes);
@@ -268,7 +268,7 @@ impl Seed {
                         }
                     }
                 }
-                Written::Ended(Err(error)) => {
+                WriteOutcome::Ended(Err(error)) => {
                     let is_put = self.putting.forget(request).is_some();
                     if self.end_mirror(now, port, request) || is_put {
                         self.refuse_store(port, request, &error);

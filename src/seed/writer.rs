@@ -4,7 +4,7 @@
 
 use super::committer::Committer;
 use super::writing::Writing;
-use super::written::{WriteResult, Written};
+use super::written::{WriteResult, WriteOutcome};
 use super::{Lease, Store, StoreError, checking};
 use crate::limits::LEASE_MARGIN_S;
 use crate::queue::{Charge, PeerRequest, RequestId, Waker};
@@ -86,7 +86,7 @@ impl Writer {
     }
 
     /// The next result.
-    pub(super) fn poll(&self) -> Option<(RequestId, Written)> {
+    pub(super) fn poll(&self) -> Option<(RequestId, WriteOutcome)> {
         self.results.try_recv().ok().map(|(request, written, _waits)| (request, written))
     }
 }
@@ -114,14 +114,14 @@ impl WriteThread {
                     Begun::Writing(writing) => self.begun(request, writing, waits),
                     Begun::Whole(writing) => self.committer.commit(request, writing, over_s, waits),
                     Begun::Unchecked(token, asked) => {
-                        self.tell(request, Written::Unchecked(token, asked), waits)
+                        self.tell(request, WriteOutcome::Unchecked(token, asked), waits)
                     }
-                    Begun::Failed(error) => self.tell(request, Written::Ended(Err(error)), waits),
+                    Begun::Failed(error) => self.tell(request, WriteOutcome::Ended(Err(error)), waits),
                 }
             }
             WriteStep::Mirror(begun) => match begin_mirror(&self.store, *begun) {
                 Ok(writing) => self.begun(request, writing, waits),
-                Err(error) => self.tell(request, Written::Ended(Err(error)), waits),
+                Err(error) => self.tell(request, WriteOutcome::Ended(Err(error)), waits),
             },
             WriteStep::Extend(token, lease, over_s) => {
                 let held = Writing::Held(token, 0, None, lease);
@@ -132,9 +132,9 @@ impl WriteThread {
                 drop(bytes);
                 if let Some(Err(error)) = written {
                     self.writings.remove(&request);
-                    self.tell(request, Written::Ended(Err(error)), waits.clone());
+                    self.tell(request, WriteOutcome::Ended(Err(error)), waits.clone());
                 }
-                self.tell(request, Written::Bytes(charge), waits);
+                self.tell(request, WriteOutcome::Bytes(charge), waits);
             }
             WriteStep::Commit(over_s) => {
                 // One that has failed has its result already.
@@ -148,10 +148,10 @@ impl WriteThread {
 
     fn begun(&mut self, request: RequestId, writing: Writing, waits: Arc<()>) {
         self.writings.insert(request, writing);
-        self.tell(request, Written::Begun, waits);
+        self.tell(request, WriteOutcome::Begun, waits);
     }
 
-    fn tell(&self, request: RequestId, written: Written, waits: Arc<()>) {
+    fn tell(&self, request: RequestId, written: WriteOutcome, waits: Arc<()>) {
         // Sending fails only if this instance has ended.
         let _ = self.done.send((request, written, waits));
         self.waker.wake();

@@ -6,10 +6,10 @@ use crate::token::AnyToken;
 use std::sync::Arc;
 
 /// The request, what came of a step of it, and what counts it while it waits.
-pub(super) type WriteResult = (RequestId, Written, Arc<()>);
+pub(super) type WriteResult = (RequestId, WriteOutcome, Arc<()>);
 
 /// What came of a step.
-pub(super) enum Written {
+pub(super) enum WriteOutcome {
     /// Its bytes may come.
     Begun,
     /// This token is held, and is to be checked before the PUT is looked at again.
