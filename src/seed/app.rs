@@ -195,7 +195,7 @@ impl Seed {
         let PeerRequest { request: what, node, early, credit, terms } = *asked;
         match what {
             Request::Put(_) => {}
-            Request::Fetch(fetch) => self.fetch(port, request, (fetch, early), credit),
+            Request::Fetch(fetch) => self.fetch(now, port, request, (fetch, early, credit)),
             Request::Locate(Locate { token }) => {
                 let holders = Holders { holders: self.holders(now, &token) };
                 self.send(port, Command::answer(request, Answer::Holders(holders)));

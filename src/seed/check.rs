@@ -7,6 +7,7 @@ use super::entry::{EntryBody, PayloadPlace, SetBody};
 use super::error::StoreError;
 use super::inner::Inner;
 use super::layout::{self, BLOB, OUTBOARD};
+use super::open_files::OpenFor;
 use super::open_payload::OpenPayload;
 use super::verify::{Read, Rehash, Verify};
 use crate::limits::{CHECK_TURN_BYTES, PAYLOAD_BYTES_MAX, SCRUB_TURN_BYTES};
@@ -203,7 +204,7 @@ impl Check {
                 self.forget_cached(store, &any, [BLOB, OUTBOARD]);
                 self.inode = inode(store, &any);
                 let body = store.index().get(&any)?.body;
-                match store.open_payload(token, body, None) {
+                match store.open_payload(token, body, OpenFor::Itself) {
                     Ok(Some(held)) => match self.verify(held, Ranges::all()) {
                         Ok(verify) => return Some(CheckReading::Payload(token, Box::new(verify))),
                         Err(error) => self.bad(store, &any, &error.to_string()),
@@ -216,7 +217,13 @@ impl Check {
             }
             Stage::Lanes(part) => {
                 self.forget_cached(store, &self.token, layout::lane_kinds(part.blob).into());
-                match store.open(part.token, 1, &self.token, layout::lane_kinds(part.blob).into(), None) {
+                match store.open(
+                    part.token,
+                    1,
+                    &self.token,
+                    layout::lane_kinds(part.blob).into(),
+                    OpenFor::Itself,
+                ) {
                     Ok(Some(held)) if held.length() == part.length => {
                         match self.verify(held, part.selection.clone()) {
                             Ok(verify) => return Some(CheckReading::Lanes(part, Box::new(verify))),

@@ -1,7 +1,7 @@
 //! The thread that makes written files durable. One slow fsync then stops neither other PUTs nor any FETCH.
 
 use super::writing::Writing;
-use super::written::{WriteResult, WriteOutcome};
+use super::written::{WriteOutcome, WriteResult};
 use super::{Store, StoreError};
 use crate::limits::STORE_BATCH_LEN;
 use crate::queue::{RequestId, Waker};

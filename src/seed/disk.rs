@@ -3,7 +3,8 @@
 use super::error::StoreError;
 use super::reader::BlockReader;
 use crate::limits::STORE_JOURNAL_BYTES_MAX;
-use rustix::fs::FallocateFlags;
+use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
@@ -25,6 +26,22 @@ pub trait Disk: Debug + Send + Sync {
     /// Opens a file to read it.
     fn open_to_read(&self, path: &Path) -> io::Result<File> {
         File::open(path)
+    }
+
+    /// Opens a file to read it, if the kernel has all that it takes in memory.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if it may have to read the disk, or cannot tell; besides those of [`Disk::open_to_read`].
+    fn open_to_read_now(&self, path: &Path) -> io::Result<File> {
+        let (flags, mode) = (OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        match openat2(CWD, path, flags, mode, ResolveFlags::CACHED) {
+            Ok(file) => Ok(file.into()),
+            // Kernels before 5.12, and containers that forbid the call.
+            Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::AGAIN) => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a file to write into it.

@@ -16,7 +16,7 @@ use super::index::Index;
 use super::layout::{self, BLOB, OUTBOARD};
 use super::lease::Lease;
 use super::lock::Lock;
-use super::open_files::OpenFiles;
+use super::open_files::{OpenFiles, OpenFor};
 use super::open_payload::{OpenPayload, OpenSet, PairsAt};
 use super::openers::Openers;
 use super::refusals::Refusals;
@@ -83,16 +83,28 @@ pub(super) type Changing<'a> = MutexGuard<'a, ()>;
 
 impl Inner {
     pub(super) fn get(&self, token: &Token) -> Result<Option<OpenPayload>, StoreError> {
+        self.get_by(token, OpenFor::Table(&self.files))
+    }
+
+    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<OpenSet>, StoreError> {
+        self.get_set_by(token, OpenFor::Table(&self.files))
+    }
+
+    pub(super) fn get_by(&self, token: &Token, by: OpenFor<'_>) -> Result<Option<OpenPayload>, StoreError> {
         let any = AnyToken::from(*token);
         let Some(body) = self.index().get(&any).map(|entry| entry.body) else { return Ok(None) };
-        let held = self.open_payload(*token, body, Some(&self.files))?;
+        let held = self.open_payload(*token, body, by)?;
         if held.is_some() {
             self.index().touch(&any);
         }
         Ok(held)
     }
 
-    pub(super) fn get_set(&self, token: &SetToken) -> Result<Option<OpenSet>, StoreError> {
+    pub(super) fn get_set_by(
+        &self,
+        token: &SetToken,
+        by: OpenFor<'_>,
+    ) -> Result<Option<OpenSet>, StoreError> {
         for _ in 0..OPEN_TRIES_MAX {
             let Some(set) = self.index().set(token) else { return Ok(None) };
             let descriptor = set.descriptor;
@@ -102,11 +114,11 @@ impl Inner {
                 let whole = self.index().has_payload(&token_of_blob, length);
                 let opened = if whole {
                     held.lanes = held.lanes.union(layout::lanes_of(&descriptor, blob));
-                    self.get(&token_of_blob)?
+                    self.get_by(&token_of_blob, by)?
                 } else {
                     let any = AnyToken::from(*token);
                     let kinds = layout::lane_kinds(blob).into();
-                    self.open(token_of_blob, set.generation, &any, kinds, Some(&self.files))?
+                    self.open(token_of_blob, set.generation, &any, kinds, by)?
                 };
                 match blob {
                     Blob::Content => held.content = opened,
@@ -132,18 +144,18 @@ impl Inner {
         &self,
         token: Token,
         body: EntryBody,
-        files: Option<&Arc<OpenFiles>>,
+        by: OpenFor<'_>,
     ) -> Result<Option<OpenPayload>, StoreError> {
         let EntryBody::Payload { length, place } = body else { return Ok(None) };
         match place {
             PayloadPlace::Files => {
-                let held = self.open(token, 0, &token.into(), [BLOB, OUTBOARD], files)?;
+                let held = self.open(token, 0, &token.into(), [BLOB, OUTBOARD], by)?;
                 Ok(held.filter(|held| held.length() == length))
             }
             PayloadPlace::Pairs(number) => {
                 let Some(row) = self.index().rows.bytes(number) else { return Ok(None) };
                 let path = self.file(&token.into(), BLOB);
-                let held = OpenPayload::open(&self.disk, token, 0, (&path, PairsAt::Row(&row)), files)?;
+                let held = OpenPayload::open(&self.disk, token, 0, (&path, PairsAt::Row(&row)), by)?;
                 Ok(held.filter(|held| held.length() == length))
             }
             PayloadPlace::Row(number) => {
@@ -160,11 +172,11 @@ impl Inner {
         generation: u64,
         any: &AnyToken,
         kinds: [&str; 2],
-        files: Option<&Arc<OpenFiles>>,
+        by: OpenFor<'_>,
     ) -> Result<Option<OpenPayload>, StoreError> {
         let paths = kinds.map(|kind| self.file(any, kind));
         let [blob, pairs] = &paths;
-        OpenPayload::open(&self.disk, token, generation, (blob, PairsAt::File(pairs)), files)
+        OpenPayload::open(&self.disk, token, generation, (blob, PairsAt::File(pairs)), by)
     }
 
     pub(super) fn touch(&self, token: &AnyToken) {

@@ -1,5 +1,6 @@
 //! Looks up what a FETCH asks for.
 
+use super::open_files::OpenFor;
 use super::{OpenPayload, OpenSet, Store, StoreError};
 use crate::limits::EARLY_FETCH_BYTES_MAX;
 use crate::record::{ErrorCode, ErrorRecord, Fetch, OkRecord};
@@ -58,6 +59,22 @@ impl Lookup<'_> {
                 Some(set) => self.of_set(set),
                 None => not_kept(store, token.into()),
             },
+        }
+    }
+
+    /// The same, if no disk need be waited for; `None` if it must, or if what it finds is not as it should be. Rows of the database count as
+    /// memory, as they do for LOCATE.
+    pub(super) fn find_now(&self, store: &Store) -> Option<Result<PreparedAnswer, Refusal>> {
+        let (inner, by) = (&store.inner, OpenFor::TableNow(&store.inner.files));
+        let found = match self.fetch.token {
+            AnyToken::Content(token) => {
+                inner.get_by(&token, by).map(|held| held.map(|held| self.of_payload(held, None)))
+            }
+            AnyToken::Set(token) => inner.get_set_by(&token, by).map(|set| set.map(|set| self.of_set(set))),
+        };
+        match found.ok()? {
+            None if store.holding(&self.fetch.token).is_none() => Some(not_kept(store, self.fetch.token)),
+            found => found,
         }
     }
 

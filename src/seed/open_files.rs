@@ -4,9 +4,10 @@ use super::disk::Disk;
 use crate::token::ReadPairs;
 use rustc_hash::FxHashMap;
 use rustix::fs::OFlags;
+use rustix::io::ReadWriteFlags;
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -129,16 +130,45 @@ fn identity(metadata: &Metadata) -> FileIdentity {
     (metadata.ino(), metadata.mtime(), metadata.mtime_nsec())
 }
 
+/// How files are opened for a reader.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum OpenFor<'a> {
+    /// They stay open.
+    Itself,
+    /// They are open while they stand in the table.
+    Table(&'a Arc<OpenFiles>),
+    /// The same, by a thread that must not wait for the disk: what the kernel has not in memory is an error, [`io::ErrorKind::WouldBlock`].
+    TableNow(&'a Arc<OpenFiles>),
+}
+
+impl OpenFor<'_> {
+    pub(super) fn open(self, disk: &dyn Disk, path: &Path) -> io::Result<File> {
+        match self {
+            Self::Itself | Self::Table(_) => disk.open_to_read(path),
+            Self::TableNow(_) => disk.open_to_read_now(path),
+        }
+    }
+
+    /// Reads all of a short file.
+    pub(super) fn read(self, file: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
+        if let Self::TableNow(_) = self {
+            let mut parts = [IoSliceMut::new(bytes)];
+            let read = rustix::io::preadv2(file, &mut parts, 0, ReadWriteFlags::NOWAIT);
+            let is_whole = read.is_ok_and(|read| read == bytes.len());
+            return if is_whole { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        file.read_exact_at(bytes, 0)
+    }
+}
+
 impl ReadFile {
-    /// Opens a file. Without a table it stays open.
-    pub(super) fn open(
-        disk: &dyn Disk,
-        path: &Path,
-        files: Option<&Arc<OpenFiles>>,
-    ) -> io::Result<(Self, Metadata)> {
-        let file = disk.open_to_read(path)?;
+    /// Opens a file.
+    pub(super) fn open(disk: &dyn Disk, path: &Path, by: OpenFor<'_>) -> io::Result<(Self, Metadata)> {
+        let file = by.open(disk, path)?;
         let metadata = file.metadata()?;
-        let Some(files) = files else { return Ok((Self::Own(file.into()), metadata)) };
+        let (OpenFor::Table(files) | OpenFor::TableNow(files)) = by else {
+            return Ok((Self::Own(file.into()), metadata));
+        };
         let mut table = files.table();
         let reader = table.next();
         table.insert(reader, Arc::new(file));
@@ -220,7 +250,7 @@ mod tests {
         let path = |number: usize| directory.path().join(number.to_string());
         let open = |number: usize| {
             std::fs::write(path(number), [number as u8; 10]).unwrap();
-            Arc::new(ReadFile::open(&MachineDisk, &path(number), Some(&files)).unwrap().0)
+            Arc::new(ReadFile::open(&MachineDisk, &path(number), OpenFor::Table(&files)).unwrap().0)
         };
         let readers: Vec<_> = (0..READERS).map(open).collect();
         assert_eq!((files.len(), files.reopened()), (OPEN, 0));
@@ -243,7 +273,7 @@ mod tests {
         // An open file stays readable after it was removed.
         std::fs::remove_file(path(READERS - 1)).unwrap();
         readers[READERS - 1].read_pairs(0, &mut [0]).unwrap();
-        let kept = Arc::new(ReadFile::open(&MachineDisk, &path(2), None).unwrap().0);
+        let kept = Arc::new(ReadFile::open(&MachineDisk, &path(2), OpenFor::Itself).unwrap().0);
         files.set_len_max(1);
         assert_eq!(files.len(), 1);
         drop(readers);

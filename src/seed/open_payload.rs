@@ -3,13 +3,13 @@
 use super::database::RowBytes;
 use super::disk::StoreDisk;
 use super::error::StoreError;
-use super::open_files::{OpenFiles, ReadFile};
+use super::open_files::{OpenFor, ReadFile};
 use super::reader::BlockSource;
 use crate::limits::{PAYLOAD_BYTES_MAX, ROW_PAIRS_BYTES_MAX};
 use crate::shard::{Blob, Descriptor, Lanes};
 use crate::token::{Outboard, OutboardError, Token, outboard_bytes};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -81,15 +81,15 @@ pub(super) enum PayloadPart {
 
 impl OpenPayload {
     /// Opens a blob, a file, and its outboard; `None` if one is missing or has the wrong size. The `generation` of a whole
-    /// payload is 0. Without `files`, its files stay open as long as it lives.
+    /// payload is 0.
     pub(super) fn open(
         disk: &StoreDisk,
         token: Token,
         generation: u64,
         (blob_path, pairs): (&Path, PairsAt<'_>),
-        files: Option<&Arc<OpenFiles>>,
+        by: OpenFor<'_>,
     ) -> Result<Option<Self>, StoreError> {
-        let (blob, metadata) = match ReadFile::open(&*disk.0, blob_path, files) {
+        let (blob, metadata) = match ReadFile::open(&*disk.0, blob_path, by) {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::io("open", blob_path, error)),
@@ -99,7 +99,7 @@ impl OpenPayload {
         }
         let (length, whole) = (metadata.len(), generation == 0);
         let generation = if whole { metadata.ino() } else { generation };
-        let (outboard, pairs) = match open_outboard(disk, pairs, length, files) {
+        let (outboard, pairs) = match open_outboard(disk, pairs, length, by) {
             Ok(opened) => opened,
             // A crash between two renames: the payload is not held.
             Err(OutboardError::Size { .. } | OutboardError::TooLong(_)) => return Ok(None),
@@ -248,7 +248,7 @@ fn open_outboard(
     disk: &StoreDisk,
     at: PairsAt<'_>,
     length: u64,
-    files: Option<&Arc<OpenFiles>>,
+    by: OpenFor<'_>,
 ) -> Result<(Outboard, Option<Arc<ReadFile>>), OutboardError> {
     let path = match at {
         PairsAt::File(path) => path,
@@ -261,12 +261,15 @@ fn open_outboard(
     match outboard_bytes(length.min(PAYLOAD_BYTES_MAX)) {
         0 => Ok((Outboard::from_bytes(length, bytes::Bytes::new())?, None)),
         1..=OUTBOARD_IN_MEMORY_BYTES_MAX => {
-            let mut pairs = Vec::new();
-            disk.0.open_to_read(path)?.read_to_end(&mut pairs)?;
+            let file = by.open(&*disk.0, path)?;
+            // One that is longer has the wrong size.
+            let len = file.metadata()?.len().min(OUTBOARD_IN_MEMORY_BYTES_MAX + 1);
+            let mut pairs = vec![0; len as usize];
+            by.read(&file, &mut pairs)?;
             Ok((Outboard::from_bytes(length, pairs.into())?, None))
         }
         _ => {
-            let (file, metadata) = ReadFile::open(&*disk.0, path, files)?;
+            let (file, metadata) = ReadFile::open(&*disk.0, path, by)?;
             let file = Arc::new(file);
             Ok((Outboard::from_reader(length, file.clone(), metadata.len())?, Some(file)))
         }

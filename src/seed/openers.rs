@@ -42,6 +42,12 @@ impl Drop for Openers {
 }
 
 impl Openers {
+    /// How many threads were started.
+    #[cfg(test)]
+    pub(super) fn threads(&self) -> usize {
+        self.0.queue().threads
+    }
+
     /// Has a thread do this, after what was given before.
     ///
     /// # Errors

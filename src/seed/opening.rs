@@ -1,4 +1,4 @@
-//! FETCHes whose payloads are looked up and opened by other threads: rows and files may be on a slow disk.
+//! FETCHes: what the kernel has in memory is opened at once, and anything else by other threads, since it may be on a slow disk.
 
 use super::app::Seed;
 use super::lookup::{Lookup, PreparedAnswer, Refusal};
@@ -56,14 +56,17 @@ impl Store {
 }
 
 impl Seed {
-    /// Has the payload of a FETCH looked up and opened.
+    /// Looks the payload of a FETCH up and opens it, or has that done where it may wait for the disk.
     pub(super) fn fetch(
         &mut self,
+        now: Instant,
         port: &mut AppPort,
         request: RequestId,
-        (fetch, early): (Fetch, bool),
-        credit: Credit,
+        (fetch, early, credit): (Fetch, bool, Credit),
     ) {
+        if let Some(found) = (Lookup { fetch: &fetch, early }).find_now(&self.parts.store) {
+            return self.opened(now, port, request, (fetch, early, credit), found);
+        }
         let (done, waker, waits) = (self.openings.done.clone(), port.waker(), self.parts.store.wait());
         let begun = self.parts.store.run_apart(move |store| {
             let found = Lookup { fetch: &fetch, early }.find(store);
@@ -86,26 +89,39 @@ impl Seed {
         let mut worked = false;
         while let Ok((request, fetch, found, _waits)) = self.openings.results.try_recv() {
             worked = true;
-            let Some((early, credit)) = self.openings.waiting.remove(&request) else { continue };
-            match found {
-                Ok(answer) => {
-                    self.send(port, Command::answer(request, Answer::Ok(answer.ok)));
-                    self.servings.add(request, fetch.token, credit, answer);
-                }
-                Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),
-                // It may be whole but for its outboard: the request waits for a check, which makes that again.
-                Err(Refusal::Store(StoreError::Damaged(token))) if !self.parts.store.is_fresh(token, now) => {
-                    let (again, terms) = (Request::Fetch(fetch), StoreTerms::default());
-                    let asked = PeerRequest { request: again, node: None, early, credit, terms };
-                    let asked = (request, Delivery::Asked(request, Box::new(asked)));
-                    self.checking.wait(&self.parts.store, now, port.waker(), token, asked);
-                }
-                Err(Refusal::Store(error)) => {
-                    self.refuse_store(port, request, &error);
-                    self.checking.look_into(&self.parts.store, now, port.waker(), fetch.token);
-                }
+            if let Some((early, credit)) = self.openings.waiting.remove(&request) {
+                self.opened(now, port, request, (fetch, early, credit), found);
             }
         }
         worked
+    }
+
+    /// Answers a FETCH with what was found.
+    fn opened(
+        &mut self,
+        now: Instant,
+        port: &mut AppPort,
+        request: RequestId,
+        (fetch, early, credit): (Fetch, bool, Credit),
+        found: Result<PreparedAnswer, Refusal>,
+    ) {
+        match found {
+            Ok(answer) => {
+                self.send(port, Command::answer(request, Answer::Ok(answer.ok)));
+                self.servings.add(request, fetch.token, credit, answer);
+            }
+            Err(Refusal::Failure(failure)) => self.send(port, Command::refuse(request, failure)),
+            // It may be whole but for its outboard: the request waits for a check, which makes that again.
+            Err(Refusal::Store(StoreError::Damaged(token))) if !self.parts.store.is_fresh(token, now) => {
+                let (again, terms) = (Request::Fetch(fetch), StoreTerms::default());
+                let asked = PeerRequest { request: again, node: None, early, credit, terms };
+                let asked = (request, Delivery::Asked(request, Box::new(asked)));
+                self.checking.wait(&self.parts.store, now, port.waker(), token, asked);
+            }
+            Err(Refusal::Store(error)) => {
+                self.refuse_store(port, request, &error);
+                self.checking.look_into(&self.parts.store, now, port.waker(), fetch.token);
+            }
+        }
     }
 }

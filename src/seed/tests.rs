@@ -48,6 +48,8 @@ struct HeldState {
     /// Whether writes of bytes hang, and openings to read of names with this in them.
     writes_hang: bool,
     openings_hang: Option<String>,
+    /// The kernel has the names of files with this in them not in memory, and all others.
+    cold: Option<String>,
     /// Calls that hang now.
     hanging: usize,
     /// Reads fail with this error, and so do changes.
@@ -101,6 +103,15 @@ impl Disk for HeldDisk {
         let is_held = |name: &String| path.to_string_lossy().contains(name);
         self.call("open", |state| state.openings_hang.as_ref().is_some_and(is_held));
         MachineDisk.open_to_read(path)
+    }
+
+    fn open_to_read_now(&self, path: &Path) -> io::Result<File> {
+        let name = path.to_string_lossy();
+        let state = self.state.lock().unwrap();
+        match [&state.openings_hang, &state.cold].into_iter().flatten().any(|cold| name.contains(cold)) {
+            true => Err(io::ErrorKind::WouldBlock.into()),
+            false => File::open(path),
+        }
     }
 
     fn set_length(&self, file: &File, length: u64) -> io::Result<()> {
@@ -397,14 +408,15 @@ fn a_tier_of_one_block_and_none_serve_many_cold_gets() {
 #[test]
 fn a_connection_has_a_bounded_number_of_reads_and_gives_them_up_with_its_requests() {
     let mut host = Host::new(256 << 20);
-    let payloads: Vec<_> = (0..40).map(|seed| payload(100_000, seed)).collect();
+    let payloads: Vec<_> = (0..41).map(|seed| payload(100_000, seed)).collect();
     for data in &payloads {
         put(&host.store, data);
     }
     host.disk.hang(100_000);
-    let requests: Vec<_> = payloads.iter().map(|data| host.fetch(1, Token::of(data))).collect();
+    let requests: Vec<_> = payloads[..40].iter().map(|data| host.fetch(1, Token::of(data))).collect();
     host.run(|host| host.memory.stats().coming == CONNECTION_READS_LEN_MAX as u64);
-    let other = host.fetch(2, Token::of(&payloads[39]));
+    // Of a payload that the first connection does not ask for: that one would wait for the same read, beside its own.
+    let other = host.fetch(2, Token::of(&payloads[40]));
     host.run(|host| host.memory.stats().coming == CONNECTION_READS_LEN_MAX as u64 + 1);
     host.run(|host| host.store.requests_waiting() == CONNECTION_READS_LEN_MAX + 1);
     // The first is given up while it waits: its block comes all the same, and the next ones begin.
@@ -413,11 +425,12 @@ fn a_connection_has_a_bounded_number_of_reads_and_gives_them_up_with_its_request
         End::Failed(crate::record::ErrorRecord::new(crate::record::ErrorCode::Internal, 0, "given up")),
     ));
     host.disk.hang(0);
-    host.end(other, &payloads[39]);
+    host.end(other, &payloads[40]);
     for (request, data) in requests.into_iter().zip(&payloads).skip(1) {
         host.end(request, data);
     }
-    assert_eq!(host.store.requests_waiting(), 0);
+    // The block of the one that was given up may come last.
+    host.run(|host| host.store.requests_waiting() == 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use super::committer::Committer;
 use super::writing::Writing;
-use super::written::{WriteResult, WriteOutcome};
+use super::written::{WriteOutcome, WriteResult};
 use super::{Lease, Store, StoreError, checking};
 use crate::limits::LEASE_MARGIN_S;
 use crate::queue::{Charge, PeerRequest, RequestId, Waker};

@@ -37,8 +37,8 @@ fn a_file_takes_blocks_in_steps_ahead_of_its_bytes_and_is_as_long_as_these() {
     let (token, pieces) = pieces(&data);
     let mut writer = store.begin(token, data.len() as u64, Lease::default(), 0).unwrap();
     let path = || {
-        let found = std::fs::read_dir(dir.path().join("tmp")).unwrap().map(|entry| entry.unwrap().path());
-        found.filter(|path| path.extension().is_some_and(|kind| kind == "blob")).next().unwrap()
+        let mut found = std::fs::read_dir(dir.path().join("tmp")).unwrap().map(|entry| entry.unwrap().path());
+        found.find(|path| path.extension().is_some_and(|kind| kind == "blob")).unwrap()
     };
     let mut written = 0;
     for piece in &pieces {

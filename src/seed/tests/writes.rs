@@ -144,8 +144,52 @@ fn openings_that_hang_hold_up_no_other_get() {
     let given = host.seed.openings.waiting().count();
     assert_eq!(given, hanging.len(), "their peers are told that they are worked on");
     host.worker.deliver(Delivery::Ended(hanging[0], given_up()));
+    host.run(|host| host.seed.openings.waiting().count() == hanging.len() - 1);
     host.disk.change(|state| state.openings_hang = None);
     hanging[1..].iter().for_each(|request| host.end(*request, &cold));
     assert!(!host.answers.contains_key(&hanging[0]), "one that was given up is not answered");
     assert_eq!(host.disk.state.lock().unwrap().by_serving, NOTHING);
+}
+
+#[test]
+fn a_get_whose_names_and_bytes_are_in_memory_is_answered_without_another_thread() {
+    let mut host = host();
+    // A row, a file with pairs in a row, and one with a file of pairs.
+    let payloads = [payload(100, 1), payload(100_000, 2), payload(3 * BLOCK, 3)];
+    for data in &payloads {
+        host.put(1, data);
+        // From the disk, by the reader.
+        host.get(1, data);
+    }
+    let read = host.memory.stats().misses;
+    for _ in 0..3 {
+        payloads.iter().for_each(|data| host.get(1, data));
+    }
+    let missing = host.fetch(1, Token::of(b"none"));
+    host.run(|host| host.ended.contains_key(&missing));
+    assert_eq!(host.memory.stats().misses, read, "their bytes are in memory");
+    assert_eq!(host.store.inner.openers.threads(), 0, "no thread opened any of them");
+    // One whose name the kernel has to look for on the disk.
+    host.disk.change(|state| state.cold = Some(Token::of(&payloads[1]).hex()));
+    host.get(1, &payloads[1]);
+    assert_eq!(host.store.inner.openers.threads(), 1);
+    assert_eq!(host.disk.state.lock().unwrap().by_serving, NOTHING);
+}
+
+#[test]
+fn a_file_whose_name_the_kernel_has_in_memory_is_opened_without_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, b"bytes").unwrap();
+    // The kernel may also refuse while it changes a directory on the way.
+    let begun = Instant::now();
+    let file = loop {
+        match MachineDisk.open_to_read_now(&path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < PATIENCE => {}
+            opened => break opened.unwrap(),
+        }
+    };
+    let mut bytes = [0; 5];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"bytes");
 }
