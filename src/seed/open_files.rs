@@ -150,7 +150,7 @@ impl OpenFor<'_> {
     }
 
     /// Reads all of a short file.
-    pub(super) fn read(self, file: &File, bytes: &mut Vec<u8>) -> io::Result<()> {
+    pub(super) fn read(self, file: &File, bytes: &mut [u8]) -> io::Result<()> {
         if let Self::TableNow(_) = self {
             let mut parts = [IoSliceMut::new(bytes)];
             let read = rustix::io::preadv2(file, &mut parts, 0, ReadWriteFlags::NOWAIT);
