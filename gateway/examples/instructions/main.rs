@@ -391,7 +391,7 @@ fn main() -> anyhow::Result<()> {
         before = run(false, before + wire.warm_packets(path))?;
     }
     println!("warm");
-    std::io::stdin().read_line(&mut String::new())?;
+    io::stdin().read_line(&mut String::new())?;
     let after = run(true, before + COUNTED_PACKETS)?;
     let in_flight = lines.iter().map(|line| line.borrow().frames.len()).sum::<usize>();
     anyhow::ensure!(
