@@ -1,11 +1,11 @@
 //! Reads blocks of files for threads that must not wait: by io_uring, or by threads of its own where the kernel has none or forbids it.
 //!
-//! By io_uring a block is copied from the page cache if that has it, and is otherwise read past it (`O_DIRECT`) where the file system can:
+//! By io_uring a block is copied from the page cache if that has all of it, and is otherwise read past it (`O_DIRECT`) where the file system can:
 //! the bytes go to the memory tier, and a second copy would only push others out.
 
 use super::Store;
 use crate::limits::{READ_THREADS_LEN_MAX, READS_LEN_MAX};
-use disk_ring::{PAGE_BYTES, Ring, RingRead, RingWaker, Slot};
+use disk_ring::{PAGE_BYTES, Ring, RingRead, RingWaker, Slot, is_cached};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -297,9 +297,20 @@ impl ReaderShared {
         let BlockRead { source, start, len, memory, done } = read;
         let step = RingStep { source, start, len, how: How::Cached, done };
         match step.source.file() {
-            Ok(file) => self.push(ring, step, file, memory, 0),
+            // Where nothing tells, it is not.
+            Ok(file) if is_cached(&file, start, len).unwrap_or(false) => {
+                self.push(ring, step, file, memory, 0)
+            }
+            Ok(file) => self.push_uncached(ring, step, file, memory),
             Err(error) => self.end(step.done, memory, Err(error)),
         }
+    }
+
+    /// Reads a block past the page cache, or else through it.
+    fn push_uncached(&self, ring: &mut Ring<RingStep>, mut step: RingStep, file: Arc<File>, memory: Slot) {
+        let direct = self.direct(&step, &memory);
+        step.how = if direct.is_some() { How::Direct } else { How::Buffered };
+        self.push(ring, step, direct.unwrap_or(file), memory, 0);
     }
 
     /// Reads what is missing from the byte `at` of a block on.
@@ -327,16 +338,8 @@ impl ReaderShared {
                 count.fetch_add(1, Relaxed);
                 self.end(step.done, memory, Ok(()));
             }
-            (How::Cached, _) => match self.direct(&step, &memory) {
-                Some(direct) => {
-                    step.how = How::Direct;
-                    self.push(ring, step, direct, memory, 0);
-                }
-                None => {
-                    step.how = How::Buffered;
-                    self.push(ring, step, file, memory, 0);
-                }
-            },
+            // Some of it went meanwhile.
+            (How::Cached, _) => self.push_uncached(ring, step, file, memory),
             (How::Direct, result) => {
                 match result {
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => {

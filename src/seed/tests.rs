@@ -456,6 +456,10 @@ fn blocks_have_the_same_bytes_past_the_page_cache_and_from_it() {
     let data = payload(2 * BLOCK + 12_345, 1);
     let token = put(&store, &data);
     let path = dir.path().join("data").join(&token.hex()[..2]).join(format!("{}.blob", token.hex()));
+    let mut before = store.reads();
+    let is_there =
+        |block: usize| disk_ring::is_cached(&File::open(&path).unwrap(), (block * BLOCK) as u64, 1).unwrap();
+    let is_cached = |mut blocks: std::ops::Range<usize>| blocks.any(is_there);
     for round in 1..=4 {
         if round % 2 == 1 {
             // Where the file system has another store than the page cache, its pages go.
@@ -466,6 +470,7 @@ fn blocks_have_the_same_bytes_past_the_page_cache_and_from_it() {
             // All of it is in the page cache.
             assert!(std::fs::read(&path).unwrap() == data);
         }
+        let was_there = is_cached(0..3);
         let held = store.get(&token).unwrap().unwrap();
         let mut got = Vec::new();
         while got.len() < data.len() {
@@ -475,6 +480,12 @@ fn blocks_have_the_same_bytes_past_the_page_cache_and_from_it() {
         memory.forget(&token);
         let reads = store.reads();
         assert_eq!(reads.cached + reads.direct + reads.buffered, 3 * round, "{reads:?}");
+        if !was_there {
+            // The page cache gave none of it, and has none of what was read past it.
+            assert_eq!(reads.cached, before.cached, "{reads:?}");
+            assert!(reads.direct < before.direct + 3 || !is_cached(0..3), "{reads:?}");
+        }
+        before = reads;
         assert_eq!((reads.failed, reads.in_flight), (0, 0));
         assert!(
             round % 2 == 1 || reads.by == Some(ReadsBy::Threads) || reads.cached >= 3 * round / 2,
