@@ -7,8 +7,10 @@ mod cached;
 mod memory;
 mod ring;
 mod slabs;
+mod write_back;
 
 pub use cached::is_cached;
 pub use memory::{HeapMemory, Memory, PAGE_BYTES};
 pub use ring::{Ring, RingRead, RingWaker};
 pub use slabs::{Slabs, SlabsStats, Slot};
+pub use write_back::begin_write_back;

@@ -26,6 +26,8 @@ class Cold(Bench):
     def __init__(self, directory, mib):
         super().__init__("cold", "/dev/null")
         self.at, self.mib, self.figures = directory, mib, {}
+        # The hot payload stays in memory while the cold ones are read into it.
+        self.memory_mib = (COLD + 1) * mib + 64
 
     def __enter__(self):
         super().__enter__()
@@ -48,7 +50,7 @@ class Cold(Bench):
         ports = self.port(self.end_of("server", "memif"), GATEWAY, 1500)
         second = [{"device": self.end_of("server", "hot", 1), "addresses": [f"{HOT_GATEWAY}/24"], "mtu": 1500}]
         side = self.side("gateway", "client", GATEWAY_CORE, STORE_IDLE, 0)
-        hosts = self.hosts(store=self.store, memory_bytes=(self.mib + 64) << 20)
+        hosts = self.hosts(store=self.store, memory_bytes=self.memory_mib << 20)
         self.configure("gateway", {**side, "network": ports, "network.port": second, **hosts})
         return self
 
@@ -113,15 +115,19 @@ class Cold(Bench):
 
     # ---- rows
 
+    def put_file(self, mib):
+        file = self / "put"
+        random_file(file, mib << 20)
+        said = self.result(self.stoq("client", "put", file))
+        file.unlink()
+        return said
+
     def put(self):
         """Payloads that nothing holds yet, and the same bytes by fio: one writer, one fsync at the end."""
         self.start()
-        file = self / "put"
-        random_file(file, self.mib << 20)
-        said = self.result(self.stoq("client", "put", file))
+        said = self.put_file(self.mib)
         # The transfer alone: the file was hashed before, by a step of its own.
         self.note("PUT to disk, MB/s", said["gbit_per_s"] * 125)
-        file.unlink()
         dropped = self.result(self.stoq("client", "bench", "--put", "--bytes", self.mib << 20))
         self.note("PUT that is checked and dropped, MB/s", dropped["gbit_per_s"] * 125)
         target = self.disk / "written"
@@ -141,37 +147,47 @@ class Cold(Bench):
     def rate(self, *tokens):
         return self.result(self.get("client", *tokens))["gbit_per_s"] * 125
 
-    def reads(self, tokens):
+    def fill(self, filler):
+        """A gateway whose memory tier is full of another payload: the kernel has cleared its pages."""
+        self.start()
+        self.rate(filler)
+
+    def reads(self, tokens, filler):
         hot, cold = tokens[0], tokens[1 : COLD + 1]
         self.start()
+        self.note("cold GET of a gateway that has just started, MB/s", self.rate(hot))
+        self.fill(filler)
         self.note("cold GET, MB/s", self.rate(hot))
         self.note("hot GET, MB/s", self.rate(hot))
-        self.start()
+        self.note("four hot GETs together, MB/s", self.rate(*[hot] * COLD))
+        self.fill(filler)
         self.note("four cold GETs together, MB/s", self.rate(*cold))
         self.stop()
         self.forget()
-        files = ":".join(str(file) for file in sorted(self.store.glob("data/*/*.blob"))[:COLD])
+        files = ":".join(str(self.store / "data" / hash[:2] / f"{hash}.blob") for _, hash in (token.split(":") for token in cold))
         job = self.fio(
             "reads", f"--filename={files}", "--file_service_type=sequential", "--rw=read", f"--bs={BLOCK}", f"--iodepth={DEPTH}",
             "--direct=1", "--ioengine=io_uring", f"--size={self.mib * COLD}M", "--readonly",
         )  # fmt: skip
         self.note("fio reads 2 MiB, 20 on their way, MB/s", job["read"]["bw_bytes"] / 1e6)
-        self.start()
-        self.result(self.get("hot", hot))
-        alone = self.result(self.get("hot", hot, trips=TRIPS))
-        self.note("hot GETs of 16 KiB alone, p99 us", alone["p99_us"])
-        self.note("hot GET alone, MB/s", self.result(self.get("hot", hot))["gbit_per_s"] * 125)
-        beside = self.get("client", *cold)
-        self.note(
-            "hot GETs of 16 KiB beside four cold ones, p99 us", self.result(self.get("hot", hot, trips=TRIPS))["p99_us"]
-        )
-        self.note("the four beside them, MB/s", self.result(beside)["gbit_per_s"] * 125)
-        self.start()
-        self.result(self.get("hot", hot))
-        beside = self.get("client", *cold)
-        self.note("hot GET beside four cold ones, MB/s", self.result(self.get("hot", hot))["gbit_per_s"] * 125)
-        self.result(beside)
+        self.fill(filler)
+        self.rate(hot)
+        self.note("hot GETs of 16 KiB alone, p99 us", self.hot(hot, TRIPS)["p99_us"])
+        self.note("hot GET alone, MB/s", self.hot(hot)["gbit_per_s"] * 125)
+        for beside, others in (("four hot ones", [hot] * COLD), ("four cold ones", cold)):
+            running = self.get("client", *others)
+            self.note(f"hot GETs of 16 KiB beside {beside}, p99 us", self.hot(hot, TRIPS)["p99_us"])
+            self.result(running)
+        self.fill(filler)
+        self.rate(hot)
+        for beside, others in (("four hot ones", [hot] * COLD), ("four cold ones", cold)):
+            running = self.get("client", *others)
+            self.note(f"hot GET beside {beside}, MB/s", self.hot(hot)["gbit_per_s"] * 125)
+            self.note(f"{beside} beside it, MB/s", self.result(running)["gbit_per_s"] * 125)
         self.stop()
+
+    def hot(self, token, trips=None):
+        return self.result(self.get("hot", token, trips=trips))
 
     def table(self):
         print(
@@ -189,13 +205,13 @@ def cold():
     mib = int(sys.argv[2]) if sys.argv[2:] else 512
     ensure(shutil.which("fio"), "fio is missing: apt-get install fio")
     with Cold(directory, mib) as it:
-        it.reserve(3 * DPDK_MIB + mib + 64)
+        it.reserve(3 * DPDK_MIB + it.memory_mib)
         try:
             for number in range(ROUNDS):
                 say(f"round {number + 1} of {ROUNDS}")
                 shutil.rmtree(it.store, ignore_errors=True)
                 tokens = [it.put() for _ in range(COLD + 1)]
-                it.reads(tokens)
+                it.reads(tokens, it.put_file(it.memory_mib)["token"])
         finally:
             it.stop()
         it.table()

@@ -69,6 +69,11 @@ pub trait Disk: Debug + Send + Sync {
         file.write_all_at(bytes, offset)
     }
 
+    /// Has the bytes that were written here go to the disk, without waiting for it. It makes nothing durable.
+    fn begin_write_back(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        disk_ring::begin_write_back(file, offset, len)
+    }
+
     /// Fills `out` from this offset on.
     fn read(&self, file: &File, out: &mut [u8], offset: u64) -> io::Result<()> {
         file.read_exact_at(out, offset)

@@ -5,14 +5,22 @@ use crate::limits::ALLOCATION_STEP_BYTES;
 use crate::seed::StoreError;
 use std::os::unix::fs::MetadataExt;
 
-/// A disk that notes allocations, and may refuse them.
+/// A disk that notes allocations and what is written back, and may refuse them.
 #[derive(Debug, Default)]
 struct AllocatingDisk {
     asked: Mutex<Vec<(u64, u64)>>,
+    /// What was to be written back.
+    begun: Mutex<Vec<(u64, u64)>>,
     error: Option<Errno>,
 }
 
 impl Disk for AllocatingDisk {
+    fn begin_write_back(&self, _: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.begun.lock().unwrap().push((offset, len));
+        // A sync writes what this does not.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn allocate(&self, file: &File, offset: u64, len: u64) -> io::Result<()> {
         self.asked.lock().unwrap().push((offset, len));
         match self.error {
@@ -50,6 +58,7 @@ fn a_file_takes_blocks_in_steps_ahead_of_its_bytes_and_is_as_long_as_these() {
         assert!(file.blocks() * 512 >= least, "{} bytes are taken for {written}", file.blocks() * 512);
     }
     assert_eq!(*disk.asked.lock().unwrap(), [(0, STEP), (STEP, STEP), (2 * STEP, 100_000)]);
+    assert_eq!(*disk.begun.lock().unwrap(), [(0, STEP), (STEP, STEP)], "whole steps go to the disk at once");
     writer.commit().unwrap();
     let path = dir.path().join("data").join(&token.hex()[..2]).join(format!("{}.blob", token.hex()));
     let file = std::fs::metadata(path).unwrap();
@@ -65,6 +74,7 @@ fn what_arrives_far_ahead_and_what_is_short_is_allocated_as_it_is_written() {
     let mut writer = store.begin(token, data.len() as u64, Lease::default(), 0).unwrap();
     writer.write(pieces.last().unwrap()).unwrap();
     assert!(disk.asked.lock().unwrap().is_empty(), "nothing before it was proven");
+    assert!(disk.begun.lock().unwrap().is_empty(), "bytes before it are missing");
     pieces[..pieces.len() - 1].iter().for_each(|piece| writer.write(piece).unwrap());
     writer.commit().unwrap();
     assert_eq!(disk.asked.lock().unwrap().len(), 3);

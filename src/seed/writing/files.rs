@@ -27,6 +27,8 @@ pub(super) struct NewFiles {
     written_bytes: u64,
     /// The blob has blocks for its bytes before this one.
     allocated: u64,
+    /// The bytes before this one are on their way to the disk.
+    written_back: u64,
     /// The bytes written, as runs `start -> end` that do not touch. Only selected bytes count: pieces that
     /// arrive in order then stay one run, however many shards lie between them.
     written: BTreeMap<u64, u64>,
@@ -57,6 +59,7 @@ impl NewFiles {
             outboard: None,
             written_bytes: 0,
             allocated: 0,
+            written_back: 0,
             written: BTreeMap::new(),
             pairs: Vec::new(),
             row: None,
@@ -88,11 +91,30 @@ impl NewFiles {
         Ok(())
     }
 
+    /// Whether it is long, and without holes.
+    fn is_stepped(&self) -> bool {
+        self.selected_bytes == self.length && self.length >= ALLOCATION_STEP_BYTES
+    }
+
+    /// Has the steps that are written without a gap go to the disk: the sync at the end then waits for little.
+    fn begin_write_back(&mut self) {
+        let whole =
+            self.written.first_key_value().filter(|(start, _)| **start == 0).map_or(0, |(_, end)| *end);
+        let to = whole - whole % ALLOCATION_STEP_BYTES;
+        if self.is_stepped()
+            && to > self.written_back
+            && let Some(blob) = &self.blob
+        {
+            // What it does not begin, the sync writes.
+            let _ = self.disk.0.begin_write_back(blob, self.written_back, to - self.written_back);
+            self.written_back = to;
+        }
+    }
+
     /// Has the blob take blocks for bytes that adjoin those that have some, and for some behind them: no more than the room that was taken for
     /// them. Lanes have holes between them, and what arrives far ahead takes its own blocks.
     fn allocate(&mut self, start: u64, end: u64) -> Result<(), StoreError> {
-        let is_stepped = self.selected_bytes == self.length && self.length >= ALLOCATION_STEP_BYTES;
-        if !is_stepped || start > self.allocated || end <= self.allocated {
+        if !self.is_stepped() || start > self.allocated || end <= self.allocated {
             return Ok(());
         }
         let to = end.next_multiple_of(ALLOCATION_STEP_BYTES).min(self.length);
@@ -134,6 +156,7 @@ impl NewFiles {
         }
         self.write_pairs(&piece.proofs)?;
         self.note_written(from, to);
+        self.begin_write_back();
         Ok(())
     }
 
