@@ -4,6 +4,9 @@
 #
 #   scripts/bench/cold.sh [DIRECTORY [MIB]]    the store is made below DIRECTORY (/var/tmp), of five payloads of MIB (512) each
 #
+# The kernel clears each page of the memory tier at its first use: all rows but one fill the tier with another payload first. Hot GETs beside cold ones
+# are compared with hot ones beside hot ones: the clients share a core, and the gateway's worker divides its own among all.
+#
 # Only the caches of the payloads' own files are given up. Compare the figures of one round only: other programs use the disk and the cores too.
 #
 # Environment: ROUNDS (3); STOQ_BUILT, a directory of executables to measure instead of a new build.
