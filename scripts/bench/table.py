@@ -112,6 +112,11 @@ def environment(run):
         "[wan.md](wan.md) is about paths of milliseconds, with losses and small buffers, under virtual time."
     )
     yield ""
+    yield (
+        "**No disk**, but for the stores of some gets. [store.md](store.md#cold-reads-and-puts-to-disk) has GETs from a "
+        "disk and PUTs to one, beside `fio`."
+    )
+    yield ""
 
 
 def memif(run):
