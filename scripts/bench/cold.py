@@ -166,7 +166,9 @@ class Cold(Bench):
         self.note("four cold GETs together, MB/s", self.rate(*cold))
         self.stop()
         self.forget()
-        files = ":".join(str(self.store / "data" / hash[:2] / f"{hash}.blob") for _, hash in (token.split(":") for token in cold))
+        files = ":".join(
+            str(self.store / "data" / hash[:2] / f"{hash}.blob") for _, hash in (token.split(":") for token in cold)
+        )
         job = self.fio(
             "reads", f"--filename={files}", "--file_service_type=sequential", "--rw=read", f"--bs={BLOCK}", f"--iodepth={DEPTH}",
             "--direct=1", "--ioengine=io_uring", f"--size={self.mib * COLD}M", "--readonly",
