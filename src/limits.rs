@@ -1,6 +1,7 @@
 //! Every bound by name. Units stand last in a name; const assertions check the relations between bounds.
 
 mod checking;
+mod fleet;
 mod pacing;
 mod proof;
 mod steering;
@@ -9,6 +10,7 @@ mod store;
 mod streams;
 
 pub use checking::*;
+pub use fleet::*;
 pub use pacing::*;
 pub use proof::*;
 pub use scrub::*;

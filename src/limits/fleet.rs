@@ -1,0 +1,33 @@
+//! Of a fleet's directory.
+
+/// Gateways of a fleet.
+pub const FLEET_GATEWAYS_LEN_MAX: usize = 4096;
+/// Addresses of a gateway in a fleet's directory.
+pub const FLEET_ADDRESSES_LEN_MAX: usize = 16;
+/// A name or place in a fleet's directory, bytes.
+pub const FLEET_TEXT_BYTES_MAX: usize = 128;
+/// A value of a fleet's directory, bytes.
+pub const FLEET_VALUE_BYTES_MAX: usize = 16_384;
+/// The lease by which a gateway says that it is alive, seconds. It is kept alive three times as often.
+pub const FLEET_LEASE_S: u64 = 10;
+/// How long a member of etcd may take for an answer, milliseconds. Two that are silent, one after the other, leave a lease alive.
+pub const FLEET_ANSWER_MS_MAX: u64 = 3_000;
+/// The longest pause before a gateway asks another member of etcd, when one is lost, milliseconds. Each gateway draws its own.
+pub const FLEET_NEXT_MS_MAX: u64 = 1_000;
+/// The same when no member has answered, milliseconds. A lease that etcd gives its whole time again, when its quorum is back, is
+/// kept alive in time.
+pub const FLEET_AGAIN_MS_MAX: u64 = 5_000;
+/// The longest pause before a gateway says which keys it goes by, milliseconds: all gateways do after one change.
+pub const FLEET_SAY_MS_MAX: u64 = 10_000;
+/// Changes of a fleet's gateways and keys within this time make one table, milliseconds.
+pub const FLEET_SETTLE_MS: u64 = 100;
+/// The same for what gateways say of themselves, milliseconds: a fleet that starts says a thousand things in ten seconds.
+pub const FLEET_ALIVE_SETTLE_MS: u64 = 1_000;
+/// After a refusal a right is asked for again, milliseconds.
+pub const FLEET_DENIED_MS: u64 = 30_000;
+
+const _: () = {
+    assert!(FLEET_ANSWER_MS_MAX + FLEET_AGAIN_MS_MAX < 1000 * FLEET_LEASE_S);
+    // A lease is kept alive when a third is over; a silent member and a refusing one may follow.
+    assert!(2 * FLEET_ANSWER_MS_MAX < 1000 * FLEET_LEASE_S * 2 / 3);
+};
