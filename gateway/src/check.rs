@@ -4,6 +4,7 @@ mod opened;
 
 use crate::config::{GatewayConfig, IdentityConfig, allowed_by};
 use crate::dates::out_of_dates;
+use crate::fleet::FleetPart;
 use crate::output::{self, OutputError};
 use crate::{capabilities, descriptors, rights, tls};
 use serde::Serialize;
@@ -198,11 +199,23 @@ fn certificates(config: &GatewayConfig, findings: &mut Findings) {
 /// Reads the key of the gateway's fleet.
 fn fleet(config: &GatewayConfig, findings: &mut Findings) {
     let Some(fleet) = &config.fleet else { return };
-    match crate::fleet::start(fleet) {
-        Ok(settings) => {
+    // Without an identity another check says so.
+    let own = tls::load(&config.identity).ok().map(|identity| identity.node_id());
+    let part = FleetPart::start(fleet);
+    let part = part.and_then(|part| own.map_or(Ok(()), |own| part.check_own(own)).map(|()| part));
+    match part {
+        Ok(FleetPart { settings, table }) => {
             let numbers: Vec<_> = settings.rotations().iter().map(|r| r.number.to_string()).collect();
             let found = format!("server ID {}, rotations {}", settings.server_id(), numbers.join(", "));
-            findings.ok("fleet", found);
+            let gateways = table.as_ref().map(|table| format!(", {} gateways", table.roster.gateways.len()));
+            findings.ok("fleet", found + &gateways.unwrap_or_default());
+            if let Some((own, table)) = own.zip(table)
+                && !table.roster.gateways.contains_key(&own)
+            {
+                let fix = format!("add a row with node_id = \"{own}\" to the table");
+                let found = "the fleet's table does not have this gateway: the others do not know it";
+                findings.push("fleet", Severity::Warning, found, Some(fix));
+            }
         }
         Err(error) => {
             let fix =

@@ -7,9 +7,11 @@ use crate::admin::{Access, Admin};
 use crate::config::{GatewayConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Event, Reloaded};
+use crate::fleet::FleetPart;
+use crate::fleet::view::FleetView;
 use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
-use crate::{fleet, logging, panics, renewable, rights};
+use crate::{logging, panics, renewable, rights};
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -17,7 +19,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use stoq::hop::Hops;
 use stoq::node::Node;
-use stoq::quic::fleet_settings::FleetSettings;
 use stoq::seed::Store;
 use stoq::tls::Identity;
 
@@ -67,8 +68,11 @@ pub struct ReloadParts {
     pub store: Option<Arc<Store>>,
     /// The admin endpoint, if there is one.
     pub admin: Option<Admin>,
-    /// The gateway's part in a fleet, if it is in one: the key and the server ID of its start, and the rotations of the last good reload.
-    pub fleet: Option<FleetSettings>,
+    /// The gateway's part in a fleet, if it is in one: the key and the server ID of its start, and the table and rotations of the last
+    /// good reload.
+    pub(crate) fleet: Option<FleetPart>,
+    /// Shows the fleet's table.
+    pub fleet_view: Arc<FleetView>,
     /// Receives TLS secrets, where captures may contain them.
     pub key_log: KeyLogger,
     /// Counts the reloads.
@@ -130,8 +134,10 @@ impl Live {
         let config = load_gateway(file)?;
         let level = logging::level(&config.log)?;
         let fleet = self.parts.fleet.as_ref();
-        let fleet = fleet.map(|fleet| fleet::rotated(fleet, config.fleet.as_ref())).transpose()?;
-        let (renewed, identity) = renewable::node(&config, fleet.clone(), self.parts.key_log.clone())?;
+        let fleet = fleet.map(|fleet| fleet.renewed(config.fleet.as_ref())).transpose()?;
+        let (keys, key_log) = (FleetPart::keys(fleet.as_ref()), self.parts.key_log.clone());
+        let (renewed, identity) = renewable::node(&config, keys, key_log)?;
+        fleet.as_ref().map_or(Ok(()), |fleet| fleet.check_own(identity.node_id()))?;
         check_dates(&self.parts.identity, &identity)?;
         let facts = renewable::facts(&config, &identity)?;
         // The listen address decides which guards are required, and needs a restart: guards of another address do not take effect.
@@ -166,6 +172,14 @@ impl Live {
         if self.parts.identity.chain() != identity.chain() {
             changed.push("certificate".into());
         }
+        if let Some(table) = fleet.as_ref().and_then(|fleet| fleet.table.as_ref()) {
+            let before = self.parts.fleet.as_ref().and_then(|fleet| fleet.table.as_ref());
+            if before.is_none_or(|before| before.roster.revision != table.roster.revision) {
+                fleet.iter().for_each(|fleet| fleet.log(identity.node_id()));
+                changed.push("fleet.table".into());
+            }
+            self.parts.fleet_view.show(Some(table.clone()));
+        }
         self.parts.fleet = fleet;
         (self.running, self.parts.identity) = (config, identity);
         Ok(changed)
@@ -177,8 +191,9 @@ pub fn files(file: &Path, config: &GatewayConfig) -> Vec<PathBuf> {
     let identity = [&config.identity.certificate, &config.identity.key];
     let admin =
         config.admin.iter().flat_map(|admin| [&admin.certificate, &admin.key, &admin.token_file]).flatten();
+    let fleet = config.fleet.iter().filter_map(|fleet| fleet.file.as_ref());
     let authorities = config.rights.iter().flat_map(|rights| &rights.authorities);
-    let named = identity.into_iter().chain(&config.trust.ca).chain(authorities).chain(admin);
+    let named = identity.into_iter().chain(&config.trust.ca).chain(authorities).chain(admin).chain(fleet);
     [file.to_owned()].into_iter().chain(named.cloned()).collect()
 }
 

@@ -6,13 +6,15 @@ use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Ended, Event, Up};
 use crate::faults::{SignalError, started};
+use crate::fleet::FleetPart;
+use crate::fleet::view::FleetView;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
 use crate::reloads::Reloads;
 use crate::service::Service;
 use crate::tls::KeyLogger;
 use crate::watch::Watch;
-use crate::{descriptors, fleet, logging, output, panics, renewable, rights};
+use crate::{descriptors, logging, output, panics, renewable, rights};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
@@ -71,12 +73,9 @@ impl Gateway {
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
-        let fleet = config.fleet.as_ref().map(fleet::start).transpose()?;
-        if let Some(fleet) = &fleet {
-            let (server_id, rotations) = (fleet.server_id(), fleet.rotations().len());
-            tracing::info!(%server_id, rotations, "connection IDs name this gateway of the fleet");
-        }
-        let (renewed, identity) = renewable::node(config, fleet.clone(), key_log.clone())?;
+        let fleet = config.fleet.as_ref().map(FleetPart::start).transpose()?;
+        let (renewed, identity) = renewable::node(config, FleetPart::keys(fleet.as_ref()), key_log.clone())?;
+        fleet.as_ref().map_or(Ok(()), |fleet| fleet.begin(identity.node_id()))?;
         // The network opens first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
         let opened = match &tap {
@@ -104,7 +103,9 @@ impl Gateway {
         }
         rights::log(config);
         let reloads = Arc::<Reloads>::default();
-        let admin = admin(config, &node, &identity, &seeds, tap.clone(), reloads.clone())?;
+        let fleet_view = FleetPart::view(fleet.as_ref());
+        let shown = AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone() };
+        let admin = admin(config, &node, &identity, &seeds, shown)?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
@@ -132,7 +133,7 @@ impl Gateway {
         };
         let live = Live::new(
             config,
-            reload::ReloadParts { identity, dates, hops, store, admin, fleet, key_log, reloads },
+            reload::ReloadParts { identity, dates, hops, store, admin, fleet, fleet_view, key_log, reloads },
         );
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, _capture: capture })
     }
@@ -276,15 +277,22 @@ fn raise_limit(config: &GatewayConfig) {
     }
 }
 
+/// What the admin endpoint shows of other parts of the gateway.
+struct AdminShown {
+    tap: Option<Arc<Tap>>,
+    reloads: Arc<Reloads>,
+    fleet: Arc<FleetView>,
+}
+
 fn admin(
     config: &GatewayConfig,
     node: &Running<Node>,
     identity: &Identity,
     seeds: &Seeds,
-    tap: Option<Arc<Tap>>,
-    reloads: Arc<Reloads>,
+    shown: AdminShown,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(admin) = &config.admin else { return Ok(None) };
+    let AdminShown { tap, reloads, fleet } = shown;
     let parts = AdminParts {
         shared: node.shared().clone(),
         statuses: node.statuses().to_vec(),
@@ -295,6 +303,7 @@ fn admin(
         memory: seeds.parts.as_ref().map(|parts| parts.memory.clone()),
         tap,
         reloads,
+        fleet,
     };
     Admin::start(admin, AdminSource::new(parts, renewable::facts(config, identity)?)).map(Some)
 }

@@ -73,6 +73,14 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
         (fleet("000001", &(good.clone() + &rotation(1, 1, "issue"))), "2 rotations issue; let exactly one"),
         (fleet("000001", &(good.clone() + &rotation(0, 1, "accept"))), "give each a number of its own"),
         (fleet("000001", &(good.clone() + &rotation(1, 0, "accept"))), "have the same salt"),
+        (fleet("000001", ""), "0 rotations issue; let exactly one"),
+        (fleet("000001", "file = \"f\"\n"), "it is not read; set fleet.provider = \"file\""),
+        (fleet("000001", "provider = \"file\"\n"), "the provider \"file\" needs the table's file; name it"),
+        (fleet("000001", "provider = \"zookeeper\"\n"), "unknown variant `zookeeper`"),
+        (
+            fleet("000001", &format!("provider = \"file\"\nfile = \"f\"\n{good}")),
+            "the fleet's table has the rotations; move them there",
+        ),
     ] {
         let error = fault(&text, true).expect("this file is wrong");
         assert!(error.contains(part), "{part:?} stands in: {error}");

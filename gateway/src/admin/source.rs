@@ -2,6 +2,7 @@
 
 use super::recent::Recent;
 use crate::dates::out_of_dates;
+use crate::fleet::view::FleetView;
 use crate::panics;
 use crate::reloads::Reloads;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -59,6 +60,7 @@ pub struct AdminSource {
     pub(super) store: Option<Arc<Store>>,
     pub(super) tap: Option<Arc<Tap>>,
     pub(super) reloads: Arc<Reloads>,
+    pub(super) fleet: Arc<FleetView>,
     memory: Option<MemoryTier>,
     memory_seen: Mutex<MemoryStats>,
     pub(super) started: SystemTime,
@@ -101,12 +103,15 @@ pub struct AdminParts {
     pub tap: Option<Arc<Tap>>,
     /// The reloads so far.
     pub reloads: Arc<Reloads>,
+    /// What the gateway knows of its fleet.
+    pub fleet: Arc<FleetView>,
 }
 
 impl AdminSource {
     /// Makes a source of these parts.
     pub fn new(parts: AdminParts, facts: Facts) -> Self {
-        let AdminParts { shared, statuses, networks, cores, device, store, memory, tap, reloads } = parts;
+        let AdminParts { shared, statuses, networks, cores, device, store, memory, tap, reloads, fleet } =
+            parts;
         let now = Instant::now();
         let watched = statuses.iter().map(|_| Watched {
             polls: AtomicU64::new(0),
@@ -125,6 +130,7 @@ impl AdminSource {
             memory,
             tap,
             reloads,
+            fleet,
             recent: Recent::default(),
             memory_seen: Mutex::default(),
             started: SystemTime::now(),

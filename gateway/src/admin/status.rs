@@ -1,6 +1,7 @@
 //! `/status`: this gateway and the state of its parts.
 
 use super::source::{AdminSource, unix_s};
+use crate::fleet::record::FleetGateway;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,7 +36,18 @@ pub(super) struct Status {
     peer_gateways: Vec<PeerGatewayRow>,
     /// The sections of rights in force, without their peers; empty: every peer may do everything.
     rights: Vec<RightsRow>,
+    /// The fleet's table; none: the gateway has no directory.
+    fleet: Option<FleetRow>,
     store: Option<StoreRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct FleetRow {
+    /// The revision of the table.
+    revision: u64,
+    /// The revision of its rotations.
+    keys_revision: u64,
+    gateways: Vec<FleetGateway>,
 }
 
 #[derive(Debug, Serialize)]
@@ -161,6 +173,7 @@ impl Status {
                 .map(|(node, name)| peer_gateway(source, *node, name))
                 .collect(),
             rights: facts.rights.iter().map(|grant| rights(grant)).collect(),
+            fleet: fleet(source),
             store: kept(source),
         }
     }
@@ -214,6 +227,12 @@ fn worker(source: &AdminSource, index: usize) -> WorkerRow {
         drops: drops.map(|&counter| status.counters.get(counter)).sum(),
         limited_s: status.counters.limits.times(),
     }
+}
+
+fn fleet(source: &AdminSource) -> Option<FleetRow> {
+    let roster = source.fleet.table()?.roster.clone();
+    let gateways = roster.gateways.values().map(|gateway| (**gateway).clone()).collect();
+    Some(FleetRow { revision: roster.revision, keys_revision: roster.keys_revision, gateways })
 }
 
 /// The NUMA node of a core, if the kernel names one.

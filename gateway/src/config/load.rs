@@ -10,7 +10,6 @@ use crate::ranges;
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use stoq::network::NetworkConfig;
-use stoq::quic::fleet_settings::check_rotations;
 
 /// The longest key, letters, on a file's first line. A line of a secret in base64 is longer.
 const KEY_LEN_MAX: usize = 40;
@@ -36,8 +35,10 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     config.rights.iter_mut().flat_map(|rights| &mut rights.authorities).for_each(|path| resolve(base, path));
     if let Some(fleet) = &mut config.fleet {
         resolve(base, &mut fleet.key_file);
-        check_rotations(&fleet.rotation)
-            .map_err(|error| ConfigCheck { file }.value("fleet.rotation", error.to_string()))?;
+        fleet.file.iter_mut().for_each(|path| resolve(base, path));
+        if let Some((key, fix)) = fleet.fault() {
+            return Err(ConfigCheck { file }.value(key, fix));
+        }
     }
     if let Some(admin) = &mut config.admin {
         let files = [&mut admin.certificate, &mut admin.key, &mut admin.token_file];

@@ -1,6 +1,5 @@
 //! The key file of a fleet: made by `stoq-gateway fleet key`, read at the start of a gateway.
 
-use crate::config::FleetConfig;
 use crate::output::{self, OutputError};
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
@@ -8,8 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-use stoq::quic::fleet_settings::{FLEET_SECRET_LEN, FleetSecret, FleetSettings, RotationSalt};
+use stoq::quic::fleet_settings::{FLEET_SECRET_LEN, FleetSecret, RotationSalt};
 use stoq::tls::exposed_mode;
 
 /// `stoq-gateway fleet key | salt`.
@@ -71,29 +69,11 @@ fn section(file: &Path) -> Result<(), OutputError> {
     output::result(text, "the key file is made")
 }
 
-/// The settings at the start of a gateway.
+/// Reads the key file.
 ///
 /// # Errors
-/// The key file cannot be read, is open to other users, or is none; with the fix.
-pub(crate) fn start(config: &FleetConfig) -> anyhow::Result<FleetSettings> {
-    let secret = read_key(&config.key_file)?;
-    Ok(FleetSettings::new(secret, config.server_id, config.rotation.clone())?)
-}
-
-/// The settings of a gateway that runs in a fleet, with the rotations of another configuration. The key and the server ID stay until a
-/// restart.
-///
-/// # Errors
-/// Connections would be lost; with the fix.
-pub(crate) fn rotated(
-    running: &FleetSettings,
-    config: Option<&FleetConfig>,
-) -> anyhow::Result<FleetSettings> {
-    let Some(config) = config else { return Ok(running.clone()) };
-    running.rotated(config.rotation.clone(), Instant::now()).context("fleet.rotation")
-}
-
-fn read_key(path: &Path) -> anyhow::Result<FleetSecret> {
+/// It cannot be read, is open to other users, or is none; with the fix.
+pub(super) fn read_key(path: &Path) -> anyhow::Result<FleetSecret> {
     let shown = path.display();
     let read = || {
         let file = File::open(path)?;

@@ -1,7 +1,7 @@
 //! A gateway's part in a fleet: its keys, and what it knows of the other gateways.
 //!
 //! [`record`] reads what one key of the directory says, [`table`] makes a whole of all keys, and [`member`] decides what is asked of the
-//! directory and when. None of them has a clock or a socket.
+//! directory and when. None of them has a clock or a socket. [`file`](mod@file) reads a directory that is a file.
 
 mod keys;
 
@@ -15,5 +15,13 @@ pub mod exchange;
 
 pub mod member;
 
+pub mod file;
+
+pub mod saved;
+
+pub mod view;
+
+mod part;
+
 pub use keys::FleetCommand;
-pub(crate) use keys::{rotated, start};
+pub(crate) use part::FleetPart;

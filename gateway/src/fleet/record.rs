@@ -62,6 +62,7 @@ pub enum FleetRecord {
 
 /// A gateway of the fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FleetGateway {
     /// Its node ID.
     pub node_id: NodeId,
@@ -102,6 +103,9 @@ fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAdd
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no address with a port; give one such as \"192.0.2.11:4433\" or \"[2001:db8::11]:4433\"")]
 struct NoAddress(String);
+
+/// The fields of a [`FleetGateway`]. A value of etcd may have others, of a later version; a file may not.
+const GATEWAY_FIELDS: &[&str] = &["node_id", "name", "server_id", "zone", "weight", "addresses", "state"];
 
 /// What the operator wants of a gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,6 +260,7 @@ fn read_rotations(value: &[u8]) -> Result<FleetRecord, RecordFault> {
 fn read_gateway(id: &str, value: &[u8]) -> Result<FleetRecord, RecordFault> {
     let node_id: NodeId = id.parse().map_err(|error| RecordFault::NodeId(format!("{error}")))?;
     let mut fields: serde_json::Map<String, serde_json::Value> = versioned(value)?;
+    fields.retain(|field, _| GATEWAY_FIELDS.contains(&field.as_str()));
     fields.insert("node_id".into(), node_id.to_string().into());
     let gateway: FleetGateway = serde_json::from_value(fields.into()).map_err(unreadable)?;
     gateway.check()?;

@@ -164,6 +164,7 @@ impl Roster {
 mod tests {
     use super::super::record::{FLEET_KEY, GATEWAYS, read_record};
     use super::*;
+    use serde_json::Value;
 
     const KEYS: &str = r#"{"v":1,"later":[],"rotations":[
         {"number":0,"salt":"000102030405060708090a0b0c0d0e0f","state":"issue","later":1}]}"#;
@@ -199,6 +200,8 @@ mod tests {
         assert_eq!((roster.revision, roster.keys_revision, roster.rotations.len()), (9, 7, 1));
         let gateway = roster.named("a1").unwrap();
         assert_eq!((gateway.zone.as_str(), gateway.weight, gateway.addresses.len()), ("ams/r12", 1.5, 2));
+        let fields: Value = serde_json::to_value(&**gateway).unwrap();
+        assert_eq!(fields.as_object().unwrap().len(), 7, "the list of known fields has each");
         let again = read_record(&a, &gateway.value()).unwrap();
         assert!(
             matches!(again, FleetRecord::Gateway(read) if read == *gateway),

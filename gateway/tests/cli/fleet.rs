@@ -154,3 +154,69 @@ fn a_key_file_that_is_missing_open_to_others_or_of_another_length_starts_no_gate
     std::fs::remove_file(&key).unwrap();
     assert!(refused(&site).contains("copy it from another gateway"));
 }
+
+/// A row of the table for this node.
+fn row(node: &str, name: &str, server_id: &str) -> String {
+    format!(
+        "[[gateway]]\nnode_id = \"{node}\"\nname = \"{name}\"\nserver_id = \"{server_id}\"\nzone = \"ams\"\n\
+         addresses = [\"192.0.2.11:4433\"]\n"
+    )
+}
+
+#[test]
+fn a_table_in_a_file_is_taken_at_a_reload_or_refused_with_its_row_and_a_gateway_that_it_does_not_fit_starts_not()
+ {
+    let mut site = site();
+    let ids = identities();
+    let rotation = format!("[[rotation]]\nnumber = 0\nsalt = \"{}\"\nstate = \"issue\"\n", SALTS[0]);
+    let (own, other) = (row(&ids.gateway, "a1", "0004d2"), row(&ids.stranger, "a2", "000002"));
+    let table = site.path("fleet.toml");
+    let write = |rows: &[&str]| std::fs::write(&table, rotation.clone() + &rows.concat()).unwrap();
+    write(&[&own]);
+    site.more = "[reload]\nwatch = false\n[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"0004d2\"\n\
+        provider = \"file\"\nfile = \"fleet.toml\"\n"
+        .to_owned();
+    let (mut gateway, at) = crate::admin::start(&mut site, "");
+    let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    let fleet = || {
+        let (_, shown) = remote.get("/status").unwrap();
+        serde_json::from_str::<Value>(&shown).unwrap()["fleet"].clone()
+    };
+    assert_eq!((&fleet()["revision"], fleet()["gateways"].as_array().unwrap().len()), (&json!(1), 1));
+
+    write(&[&own, &other]);
+    let told = gateway.process.reload("reloaded");
+    assert_eq!(told["changed"], json!(["fleet.table"]), "{told}");
+    assert_eq!(fleet()["gateways"].as_array().unwrap().len(), 2);
+    let (_, metrics) = remote.get("/metrics").unwrap();
+    assert!(metrics.contains("\nstoq_fleet_gateways 2") && metrics.contains("\nstoq_fleet_table_revision 2"));
+
+    // Faults change nothing: of a row, and of a row that does not fit this gateway.
+    let twin = other.replace("000002", "0004d2");
+    write(&[&own, &twin]);
+    let told = gateway.process.reload("reload-refused");
+    assert!(
+        told["error"].as_str().unwrap().contains("[[gateway]] 2 \"a2\": server_id 0004d2 is that of"),
+        "{told}"
+    );
+    let moved = own.replace("0004d2", "0004d3");
+    write(&[&moved, &other]);
+    let told = gateway.process.reload("reload-refused");
+    let error = told["error"].as_str().unwrap();
+    assert!(error.contains("is 0004d2, and the fleet's table gives this gateway 0004d3; set one"), "{told}");
+    assert_eq!(fleet()["revision"], 2);
+    drop(gateway);
+
+    write(&[&twin]);
+    let config = site.configure();
+    let check = |code| run(stoq_gateway().args(["check", "--config"]).arg(&config), code).0;
+    assert!(check(1).contains("is that of the gateway \"a2\" in the fleet's table; give this one another"));
+    let (_, stderr) = run(stoq_gateway().args(["run", "--config"]).arg(&config), 1);
+    assert!(stderr.contains("give this one another"), "{stderr}");
+    write(&[&other]);
+    let found = check(0);
+    assert!(
+        found.contains("rotations 0, 1 gateways") && found.contains("add a row with node_id = "),
+        "{found}"
+    );
+}

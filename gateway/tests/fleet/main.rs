@@ -42,8 +42,6 @@ fn a_change_reaches_a_thousand_members_within_a_second_and_a_quiet_fleet_writes_
     world.run(SECOND + DELAY);
     let revision = world.etcd.head.revision;
     assert_eq!(world.behind(revision), 0);
-    let latest = world.stations.iter().map(|station| station.taken).max().unwrap();
-    println!("applied by all after {:?}", latest - (world.now - SECOND - DELAY));
 
     // One that cannot be is refused by all, and named; then it is mended.
     let twin = FleetGateway { server_id: gateway(8).server_id, ..gateway(7) };
@@ -244,7 +242,6 @@ fn the_checker_finds_each_mutant() {
     }
     for mutant in [Mutant::TornRevision, Mutant::SilentCompaction, Mutant::WatchFromNow] {
         let found = (1..6).filter(|seed| !drawn(*seed, Some(mutant)).is_empty()).count();
-        println!("{mutant:?}: found by {found} of 5 seeds");
         assert!(found > 0, "{mutant:?} is not found");
     }
 }

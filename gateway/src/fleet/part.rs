@@ -1,0 +1,116 @@
+//! A gateway's part in its fleet while it runs: its keys, and the table by which it goes.
+
+use super::file::read_fleet_file;
+use super::keys::read_key;
+use super::table::FleetTable;
+use super::view::FleetView;
+use crate::config::{FleetConfig, FleetProvider};
+use anyhow::{Context, ensure};
+use std::sync::Arc;
+use std::time::Instant;
+use stoq::quic::fleet_settings::{CidRotation, FleetSettings};
+use stoq::tls::NodeId;
+
+/// A gateway's part in its fleet.
+#[derive(Clone, Debug)]
+pub(crate) struct FleetPart {
+    /// Its keys.
+    pub(crate) settings: FleetSettings,
+    /// The table of its directory, if it has one.
+    pub(crate) table: Option<Arc<FleetTable>>,
+}
+
+impl FleetPart {
+    /// The part of a gateway that starts.
+    ///
+    /// # Errors
+    /// The key file or the directory's file cannot be read or used; with the fix.
+    pub(crate) fn start(config: &FleetConfig) -> anyhow::Result<Self> {
+        let secret = read_key(&config.key_file)?;
+        let table = directory(config, None)?;
+        let rotations = rotations(config, table.as_deref());
+        Ok(Self { settings: FleetSettings::new(secret, config.server_id, rotations)?, table })
+    }
+
+    /// The part of the same gateway by another configuration and the directory as it is now. The key and the server ID stay until a restart.
+    ///
+    /// # Errors
+    /// Connections would be lost, or the directory's file cannot be used; with the fix.
+    pub(crate) fn renewed(&self, config: Option<&FleetConfig>) -> anyhow::Result<Self> {
+        let Some(config) = config else { return Ok(self.clone()) };
+        let table = directory(config, self.table.as_deref())?;
+        let rotations = rotations(config, table.as_deref());
+        let settings = self.settings.rotated(rotations, Instant::now()).context("fleet.rotation")?;
+        Ok(Self { settings, table })
+    }
+
+    /// The keys, if the gateway is in a fleet.
+    pub(crate) fn keys(part: Option<&Self>) -> Option<FleetSettings> {
+        part.map(|part| part.settings.clone())
+    }
+
+    /// Shows the table, if there is one.
+    pub(crate) fn view(part: Option<&Self>) -> Arc<FleetView> {
+        let view = FleetView::default();
+        view.show(part.and_then(|part| part.table.clone()));
+        Arc::new(view)
+    }
+
+    /// Holds the gateway against the table, and logs its part.
+    ///
+    /// # Errors
+    /// Those of [`FleetPart::check_own`].
+    pub(crate) fn begin(&self, own: NodeId) -> anyhow::Result<()> {
+        self.check_own(own)?;
+        let (server_id, rotations) = (self.settings.server_id(), self.settings.rotations().len());
+        tracing::info!(%server_id, rotations, "connection IDs name this gateway of the fleet");
+        self.log(own);
+        Ok(())
+    }
+
+    /// Holds the gateway against its row of the table.
+    ///
+    /// # Errors
+    /// The table gives it another server ID, or gives its server ID to another gateway.
+    pub(crate) fn check_own(&self, own: NodeId) -> anyhow::Result<()> {
+        let Some(table) = &self.table else { return Ok(()) };
+        let server_id = self.settings.server_id();
+        if let Some(row) = table.roster.gateways.get(&own) {
+            ensure!(
+                row.server_id == server_id,
+                "fleet.server_id is {server_id}, and the fleet's table gives this gateway {}; set one to the other, and restart the gateway",
+                row.server_id
+            );
+        }
+        let holder = table.roster.gateways.values().find(|row| row.server_id == server_id);
+        if let Some(holder) = holder.filter(|holder| holder.node_id != own) {
+            anyhow::bail!(
+                "fleet.server_id {server_id} is that of the gateway {:?} in the fleet's table; give this one another",
+                holder.name
+            );
+        }
+        Ok(())
+    }
+
+    /// Logs what the table says.
+    pub(crate) fn log(&self, own: NodeId) {
+        let Some(table) = &self.table else { return };
+        let (revision, gateways) = (table.roster.revision, table.roster.gateways.len());
+        tracing::info!(revision, gateways, "the fleet's table is taken");
+        if !table.roster.gateways.contains_key(&own) {
+            tracing::warn!("the fleet's table does not have this gateway: the others do not know it");
+        }
+    }
+}
+
+fn directory(config: &FleetConfig, before: Option<&FleetTable>) -> anyhow::Result<Option<Arc<FleetTable>>> {
+    Ok(match (config.provider, &config.file) {
+        (Some(FleetProvider::File), Some(file)) => Some(read_fleet_file(file, before)?),
+        _ => None,
+    })
+}
+
+/// The rotations of the directory, or those of the configuration.
+fn rotations(config: &FleetConfig, table: Option<&FleetTable>) -> Vec<CidRotation> {
+    table.map_or_else(|| config.rotation.clone(), |table| table.roster.rotations.to_vec())
+}
