@@ -2,9 +2,10 @@
 
 mod opened;
 
-use crate::config::{GatewayConfig, IdentityConfig, allowed_by};
+use crate::config::{FleetProvider, GatewayConfig, IdentityConfig, allowed_by};
 use crate::dates::out_of_dates;
-use crate::fleet::FleetPart;
+use crate::fleet::etcd::EtcdSettings;
+use crate::fleet::{FleetPart, read_key};
 use crate::output::{self, OutputError};
 use crate::{capabilities, descriptors, rights, tls};
 use serde::Serialize;
@@ -201,10 +202,25 @@ fn fleet(config: &GatewayConfig, findings: &mut Findings) {
     let Some(fleet) = &config.fleet else { return };
     // Without an identity another check says so.
     let own = tls::load(&config.identity).ok().map(|identity| identity.node_id());
-    let part = FleetPart::start(fleet);
+    if let (Some(FleetProvider::Etcd), Some(etcd)) = (fleet.provider, &fleet.etcd) {
+        return match EtcdSettings::read(fleet, etcd)
+            .and_then(|settings| read_key(&fleet.key_file).map(|_| settings))
+        {
+            Ok(settings) => {
+                let found =
+                    format!("server ID {}, {} endpoints of etcd", fleet.server_id, settings.endpoints.len());
+                findings.ok("fleet", found);
+            }
+            Err(error) => {
+                let fix = "follow the line above".to_owned();
+                findings.push("fleet", Severity::Failed, format!("{error:#}"), Some(fix));
+            }
+        };
+    }
+    let part = FleetPart::read(fleet);
     let part = part.and_then(|part| own.map_or(Ok(()), |own| part.check_own(own)).map(|()| part));
     match part {
-        Ok(FleetPart { settings, table }) => {
+        Ok(FleetPart { settings, table, .. }) => {
             let numbers: Vec<_> = settings.rotations().iter().map(|r| r.number.to_string()).collect();
             let found = format!("server ID {}, rotations {}", settings.server_id(), numbers.join(", "));
             let gateways = table.as_ref().map(|table| format!(", {} gateways", table.roster.gateways.len()));

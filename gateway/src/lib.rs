@@ -27,13 +27,15 @@ pub mod periodic;
 pub mod capabilities;
 pub mod dates;
 pub mod descriptors;
-pub mod fleet;
 pub mod logging;
 pub mod panics;
 pub mod port_watch;
 pub mod reloads;
 pub mod service;
 pub mod tls;
+
+pub mod fleet;
+
 pub mod watch;
 
 pub mod capture;

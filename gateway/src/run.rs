@@ -73,7 +73,7 @@ impl Gateway {
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
-        let fleet = config.fleet.as_ref().map(FleetPart::start).transpose()?;
+        let fleet = FleetPart::start(config)?;
         let (renewed, identity) = renewable::node(config, FleetPart::keys(fleet.as_ref()), key_log.clone())?;
         fleet.as_ref().map_or(Ok(()), |fleet| fleet.begin(identity.node_id()))?;
         // The network opens first: DPDK takes its huge pages before the store does.
@@ -104,6 +104,7 @@ impl Gateway {
         rights::log(config);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
+        FleetPart::attach(fleet.as_ref(), node.shared());
         let shown = AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone() };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);

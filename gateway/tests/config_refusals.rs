@@ -54,6 +54,14 @@ fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
     assert_eq!(fault(&peer(with_rate), true), None);
 }
 
+/// The provider etcd, but for its section.
+const ETCD: &str = "provider = \"etcd\"\nname = \"eu\"\nsaved = \"f\"\n";
+
+/// The provider etcd with these endpoints.
+fn etcd(endpoints: &str, more: &str) -> String {
+    format!("{ETCD}[fleet.etcd]\nendpoints = {endpoints}\n{more}")
+}
+
 #[test]
 fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
     let salts = ["000102030405060708090a0b0c0d0e0f", "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"];
@@ -76,6 +84,28 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
         (fleet("000001", ""), "0 rotations issue; let exactly one"),
         (fleet("000001", "file = \"f\"\n"), "it is not read; set fleet.provider = \"file\""),
         (fleet("000001", "provider = \"file\"\n"), "the provider \"file\" needs the table's file; name it"),
+        (fleet("000001", "name = \"eu\"\n"), "it is not read; set fleet.provider = \"etcd\""),
+        (fleet("000001", "provider = \"etcd\"\nname = \"EU\"\n"), "1 to 64 of a-z, 0-9 and -; give one"),
+        (
+            fleet("000001", "provider = \"etcd\"\nname = \"eu\"\n"),
+            "keeps the last good table in a file; name one",
+        ),
+        (fleet("000001", ETCD), "needs this section; write it"),
+        (fleet("000001", &etcd("[]", "")), "name etcd's members, each such as"),
+        (fleet("000001", &etcd("[\"10.0.0.1:2379\"]", "")), "name etcd's members, each such as"),
+        (fleet("000001", &etcd("[\"https://10.0.0.1:2379\"]", "")), "name their file"),
+        (
+            fleet("000001", &etcd("[\"http://10.0.0.1:2379\"]", "user = \"a\"\n")),
+            "would pass unencrypted; give",
+        ),
+        (
+            fleet("000001", &etcd("[\"http://10.0.0.1:2379\"]", "key = \"a\"\n")),
+            "a certificate and its key belong together",
+        ),
+        (
+            fleet("000001", &etcd("[\"http://10.0.0.1:2379\"]", "password_file = \"a\"\n")),
+            "a user and its password belong together",
+        ),
         (fleet("000001", "provider = \"zookeeper\"\n"), "unknown variant `zookeeper`"),
         (
             fleet("000001", &format!("provider = \"file\"\nfile = \"f\"\n{good}")),

@@ -175,6 +175,8 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
         assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
     }
+    let etcd = format!("{GATEWAY}{FLEET}[fleet.etcd]\nzzz = 1\n");
+    assert_eq!(shown["fleet.etcd"], allowed(&etcd, true));
     assert_eq!(shown["fleet.rotation"], allowed(&format!("{GATEWAY}{FLEET}zzz = 1\n"), true));
     assert_eq!(shown["rights"], allowed(&format!("{GATEWAY}\n[[rights]]\nzzz = 1\n"), true), "[[rights]]");
 }

@@ -25,6 +25,14 @@ pub const FLEET_SETTLE_MS: u64 = 100;
 pub const FLEET_ALIVE_SETTLE_MS: u64 = 1_000;
 /// After a refusal a right is asked for again, milliseconds.
 pub const FLEET_DENIED_MS: u64 = 30_000;
+/// An answer of etcd, bytes: a list of the largest fleet.
+pub const FLEET_ANSWER_BYTES_MAX: usize = 64 << 20;
+/// The changes that etcd tells at once, bytes. What it takes in one transaction is far less.
+pub const FLEET_LINE_BYTES_MAX: usize = 16 << 20;
+/// How long a gateway that ends waits for etcd to end its lease, milliseconds.
+pub const FLEET_LEAVE_MS_MAX: u64 = 1_000;
+/// How long a gateway that starts without a table waits for etcd, milliseconds.
+pub const FLEET_FIRST_MS_MAX: u64 = 20_000;
 
 const _: () = {
     assert!(FLEET_ANSWER_MS_MAX + FLEET_AGAIN_MS_MAX < 1000 * FLEET_LEASE_S);

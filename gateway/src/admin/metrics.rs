@@ -1,5 +1,6 @@
 //! `/metrics`: the counters and gauges of the workers, the process, the port and the store, by Prometheus' conventions.
 
+use super::fleet;
 use super::source::AdminSource;
 use super::store_metrics;
 use super::text::{Exposition, MetricKind};
@@ -115,12 +116,7 @@ fn process(source: &AdminSource, out: &mut Exposition) {
     for (result, value) in [("taken", source.reloads.reloads()), ("refused", source.reloads.failures())] {
         out.sample(&[("result", &result)], value);
     }
-    if let Some(table) = source.fleet.table() {
-        let help = "The revision of the fleet's table by which the gateway goes.";
-        out.single("stoq_fleet_table_revision", MetricKind::Gauge, help, table.roster.revision);
-        let help = "Gateways in the fleet's table.";
-        out.single("stoq_fleet_gateways", MetricKind::Gauge, help, table.roster.gateways.len());
-    }
+    fleet::metrics(&source.fleet, out);
     let help = "Panics of the gateway's threads. Each ends the gateway.";
     out.single("stoq_panics_total", MetricKind::Counter, help, panics::count());
     let help = "Log lines left out by the bound log.lines_per_s.";

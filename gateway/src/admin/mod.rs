@@ -3,6 +3,7 @@
 //! of the scrub by `POST /store/scrub`.
 
 pub mod client;
+mod fleet;
 pub mod health;
 mod hosts;
 mod json;

@@ -1,7 +1,7 @@
 //! `/status`: this gateway and the state of its parts.
 
+use super::fleet::FleetRow;
 use super::source::{AdminSource, unix_s};
-use crate::fleet::record::FleetGateway;
 use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -39,15 +39,6 @@ pub(super) struct Status {
     /// The fleet's table; none: the gateway has no directory.
     fleet: Option<FleetRow>,
     store: Option<StoreRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct FleetRow {
-    /// The revision of the table.
-    revision: u64,
-    /// The revision of its rotations.
-    keys_revision: u64,
-    gateways: Vec<FleetGateway>,
 }
 
 #[derive(Debug, Serialize)]
@@ -173,7 +164,7 @@ impl Status {
                 .map(|(node, name)| peer_gateway(source, *node, name))
                 .collect(),
             rights: facts.rights.iter().map(|grant| rights(grant)).collect(),
-            fleet: fleet(source),
+            fleet: FleetRow::of(&source.fleet),
             store: kept(source),
         }
     }
@@ -227,12 +218,6 @@ fn worker(source: &AdminSource, index: usize) -> WorkerRow {
         drops: drops.map(|&counter| status.counters.get(counter)).sum(),
         limited_s: status.counters.limits.times(),
     }
-}
-
-fn fleet(source: &AdminSource) -> Option<FleetRow> {
-    let roster = source.fleet.table()?.roster.clone();
-    let gateways = roster.gateways.values().map(|gateway| (**gateway).clone()).collect();
-    Some(FleetRow { revision: roster.revision, keys_revision: roster.keys_revision, gateways })
 }
 
 /// The NUMA node of a core, if the kernel names one.

@@ -17,6 +17,12 @@ pub struct FleetConfig {
     pub provider: Option<FleetProvider>,
     /// The file of the provider `file`.
     pub file: Option<PathBuf>,
+    /// The fleet's name in etcd.
+    pub name: Option<String>,
+    /// The file in which the last good table of etcd is kept.
+    pub saved: Option<PathBuf>,
+    /// How to reach etcd.
+    pub etcd: Option<FleetEtcdConfig>,
     /// The rotations of the keys, the same on every gateway, where there is no table.
     #[serde(default)]
     pub rotation: Vec<CidRotation>,
@@ -28,25 +34,129 @@ pub struct FleetConfig {
 pub enum FleetProvider {
     /// A file beside the configuration.
     File,
+    /// Keys of etcd.
+    Etcd,
+}
+
+/// How to reach etcd.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetEtcdConfig {
+    /// The URLs of its members.
+    pub endpoints: Vec<String>,
+    /// The certificates of the authority of its servers.
+    pub ca: Option<PathBuf>,
+    /// The certificate that the gateway shows.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// The user of etcd.
+    pub user: Option<String>,
+    /// The file with the user's password.
+    pub password_file: Option<PathBuf>,
+}
+
+impl FleetEtcdConfig {
+    /// Whether an endpoint has TLS, its host and its port.
+    pub fn endpoint(url: &str) -> Option<(bool, String, u16)> {
+        let (has_tls, rest) = match url.strip_prefix("https://") {
+            Some(rest) => (true, rest),
+            None => (false, url.strip_prefix("http://")?),
+        };
+        let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (!host.is_empty()).then_some(())?;
+        Some((has_tls, host.to_owned(), port.parse().ok().filter(|port| *port != 0)?))
+    }
+
+    /// The files that it names.
+    pub(super) fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.ca, &mut self.certificate, &mut self.key, &mut self.password_file].into_iter().flatten()
+    }
+
+    fn fault(&self) -> Option<(&'static str, &'static str)> {
+        let endpoints: Option<Vec<_>> = self.endpoints.iter().map(|url| Self::endpoint(url)).collect();
+        let Some(endpoints) = endpoints.filter(|endpoints| !endpoints.is_empty()) else {
+            return Some((
+                "fleet.etcd.endpoints",
+                "name etcd's members, each such as \"https://10.0.0.1:2379\"",
+            ));
+        };
+        let has_plain = endpoints.iter().any(|(has_tls, ..)| !has_tls);
+        if endpoints.iter().any(|(has_tls, ..)| *has_tls) && self.ca.is_none() {
+            return Some((
+                "fleet.etcd.ca",
+                "https needs the certificates of the authority of etcd's servers; name their file",
+            ));
+        }
+        if has_plain && self.user.is_some() {
+            return Some((
+                "fleet.etcd.user",
+                "its password would pass unencrypted; give endpoints with https",
+            ));
+        }
+        if self.certificate.is_some() != self.key.is_some() {
+            return Some((
+                "fleet.etcd.certificate",
+                "a certificate and its key belong together; name both or none",
+            ));
+        }
+        (self.user.is_some() != self.password_file.is_some())
+            .then_some(("fleet.etcd.user", "a user and its password belong together; name both or none"))
+    }
 }
 
 impl FleetConfig {
     /// Why the keys do not go together: the key and the fix.
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
-        match (self.provider, &self.file) {
-            (None, Some(_)) => {
-                return Some(("fleet.file", "it is not read; set fleet.provider = \"file\"".into()));
+        let fault = match self.provider {
+            None => self.unused(&[("fleet.file", self.file.is_some())], "file").or_else(|| {
+                let of_etcd = [
+                    ("fleet.name", self.name.is_some()),
+                    ("fleet.saved", self.saved.is_some()),
+                    ("fleet.etcd", self.etcd.is_some()),
+                ];
+                self.unused(&of_etcd, "etcd")
+            }),
+            Some(FleetProvider::File) if self.file.is_none() => {
+                Some(("fleet.file", "the provider \"file\" needs the table's file; name it".into()))
             }
-            (Some(FleetProvider::File), None) => {
-                return Some(("fleet.file", "the provider \"file\" needs the table's file; name it".into()));
-            }
-            (Some(_), _) if !self.rotation.is_empty() => {
-                let fix = "the fleet's table has the rotations; move them there";
-                return Some(("fleet.rotation", fix.into()));
-            }
-            (Some(_), _) => return None,
-            (None, None) => {}
+            Some(FleetProvider::Etcd) => self.fault_of_etcd(),
+            Some(FleetProvider::File) => None,
+        };
+        if fault.is_some() {
+            return fault;
+        }
+        if self.provider.is_some() {
+            let fix = "the fleet's table has the rotations; move them there";
+            return (!self.rotation.is_empty()).then(|| ("fleet.rotation", fix.into()));
         }
         check_rotations(&self.rotation).err().map(|error| ("fleet.rotation", error.to_string()))
+    }
+
+    /// A key that no provider reads.
+    fn unused(&self, keys: &[(&'static str, bool)], provider: &str) -> Option<(&'static str, String)> {
+        let (key, _) = keys.iter().find(|(_, is_set)| *is_set)?;
+        Some((key, format!("it is not read; set fleet.provider = \"{provider}\"")))
+    }
+
+    fn fault_of_etcd(&self) -> Option<(&'static str, String)> {
+        let is_name = |name: &String| {
+            let is_letter =
+                |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+            (1..=64).contains(&name.len()) && name.bytes().all(is_letter)
+        };
+        if !self.name.as_ref().is_some_and(is_name) {
+            let fix = "the provider \"etcd\" needs the fleet's name: 1 to 64 of a-z, 0-9 and -; give one";
+            return Some(("fleet.name", fix.into()));
+        }
+        if self.saved.is_none() {
+            let fix = "the provider \"etcd\" keeps the last good table in a file; name one, such as /var/lib/stoq/fleet.json";
+            return Some(("fleet.saved", fix.into()));
+        }
+        let Some(etcd) = &self.etcd else {
+            return Some(("fleet.etcd", "the provider \"etcd\" needs this section; write it".into()));
+        };
+        etcd.fault().map(|(key, fix)| (key, fix.to_owned()))
     }
 }

@@ -35,7 +35,8 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     config.rights.iter_mut().flat_map(|rights| &mut rights.authorities).for_each(|path| resolve(base, path));
     if let Some(fleet) = &mut config.fleet {
         resolve(base, &mut fleet.key_file);
-        fleet.file.iter_mut().for_each(|path| resolve(base, path));
+        let of_etcd = fleet.etcd.iter_mut().flat_map(|etcd| etcd.files());
+        fleet.file.iter_mut().chain(&mut fleet.saved).chain(of_etcd).for_each(|path| resolve(base, path));
         if let Some((key, fix)) = fleet.fault() {
             return Err(ConfigCheck { file }.value(key, fix));
         }

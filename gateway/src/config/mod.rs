@@ -15,7 +15,7 @@ mod rights;
 mod tagged;
 
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
-pub use fleet::{FleetConfig, FleetProvider};
+pub use fleet::{FleetConfig, FleetEtcdConfig, FleetProvider};
 pub use load::{load_client, load_gateway};
 pub use operation::{
     AdminConfig, CaptureConfig, LogConfig, LogFormat, OnPanic, QlogConfig, ReloadConfig, ShutdownConfig,

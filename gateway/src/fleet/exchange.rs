@@ -137,3 +137,18 @@ pub struct MemberStatus {
     /// Another process that says it is this gateway.
     pub twin: Option<String>,
 }
+
+impl MemberStatus {
+    /// Why the directory is not gone by: its cluster, or its keys. Empty: it is.
+    pub fn refusal(&self) -> String {
+        let strange = self.strange.map(|strange| strange.to_string());
+        let refused = self.refused.as_ref().map(ToString::to_string);
+        strange.or(refused).unwrap_or_default()
+    }
+
+    /// Why the directory gives nothing.
+    pub fn why(&self) -> String {
+        let refusal = self.refusal();
+        if refusal.is_empty() { self.lost.clone().unwrap_or_default() } else { refusal }
+    }
+}

@@ -1,5 +1,8 @@
 //! The key file of a fleet: made by `stoq-gateway fleet key`, read at the start of a gateway.
 
+use super::note::adoption_note;
+use crate::config::load_gateway;
+use crate::faults::Usage;
 use crate::output::{self, OutputError};
 use anyhow::{Context, bail, ensure};
 use clap::Subcommand;
@@ -23,6 +26,13 @@ pub enum FleetCommand {
     },
     /// Print the salt of another rotation.
     Salt,
+    /// Have the gateway of this configuration go by the cluster of etcd that answers, though it is another one than before, or was
+    /// restored from a backup. Compare its keys first.
+    Adopt {
+        /// The configuration file of the gateway.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 impl FleetCommand {
@@ -36,10 +46,23 @@ impl FleetCommand {
                 make_key(file)?;
                 section(file)?;
             }
+            Self::Adopt { config } => adopt(config)?,
             Self::Salt => output::result(RotationSalt::random(), "a salt")?,
         }
         Ok(())
     }
+}
+
+/// Leaves the note by which the gateway adopts a cluster: within seconds, or when it starts.
+fn adopt(config: &Path) -> anyhow::Result<()> {
+    let saved = load_gateway(config)?.fleet.and_then(|fleet| fleet.saved);
+    let saved =
+        saved.ok_or_else(|| Usage("this gateway goes by no etcd; set fleet.provider = \"etcd\"".into()))?;
+    let note = adoption_note(&saved);
+    File::create(&note)
+        .with_context(|| format!("{} cannot be made; run this as the gateway's user", note.display()))?;
+    output::result("noted: the gateway adopts the cluster of etcd that answers", "the adoption is noted")?;
+    Ok(())
 }
 
 fn make_key(file: &Path) -> anyhow::Result<()> {
@@ -73,7 +96,7 @@ fn section(file: &Path) -> Result<(), OutputError> {
 ///
 /// # Errors
 /// It cannot be read, is open to other users, or is none; with the fix.
-pub(super) fn read_key(path: &Path) -> anyhow::Result<FleetSecret> {
+pub(crate) fn read_key(path: &Path) -> anyhow::Result<FleetSecret> {
     let shown = path.display();
     let read = || {
         let file = File::open(path)?;

@@ -1,23 +1,28 @@
 //! A gateway's part in its fleet while it runs: its keys, and the table by which it goes.
 
 use super::file::read_fleet_file;
+use super::joined::JoinedFleet;
 use super::keys::read_key;
 use super::table::FleetTable;
 use super::view::FleetView;
-use crate::config::{FleetConfig, FleetProvider};
+use crate::config::{FleetConfig, FleetProvider, GatewayConfig};
+use crate::tls;
 use anyhow::{Context, ensure};
 use std::sync::Arc;
 use std::time::Instant;
 use stoq::quic::fleet_settings::{CidRotation, FleetSettings};
 use stoq::tls::NodeId;
+use stoq::worker::NodeShared;
 
 /// A gateway's part in its fleet.
 #[derive(Clone, Debug)]
 pub(crate) struct FleetPart {
     /// Its keys.
     pub(crate) settings: FleetSettings,
-    /// The table of its directory, if it has one.
+    /// The table of its directory, if that is a file.
     pub(crate) table: Option<Arc<FleetTable>>,
+    /// Its membership of etcd, if it has one.
+    joined: Option<Arc<JoinedFleet>>,
 }
 
 impl FleetPart {
@@ -25,11 +30,28 @@ impl FleetPart {
     ///
     /// # Errors
     /// The key file or the directory's file cannot be read or used; with the fix.
-    pub(crate) fn start(config: &FleetConfig) -> anyhow::Result<Self> {
+    pub(crate) fn start(config: &GatewayConfig) -> anyhow::Result<Option<Self>> {
+        let Some(fleet) = &config.fleet else { return Ok(None) };
+        if let (Some(FleetProvider::Etcd), Some(etcd), Some(saved)) =
+            (fleet.provider, &fleet.etcd, &fleet.saved)
+        {
+            let own = tls::load(&config.identity)?.node_id();
+            let joined = JoinedFleet::start(fleet, etcd, saved.clone(), own)?;
+            let settings = joined.settings()?;
+            return Ok(Some(Self { settings, table: None, joined: Some(Arc::new(joined)) }));
+        }
+        Self::read(fleet).map(Some)
+    }
+
+    /// Reads the key file and, if the directory is a file, that.
+    ///
+    /// # Errors
+    /// Those of [`FleetPart::start`].
+    pub(crate) fn read(config: &FleetConfig) -> anyhow::Result<Self> {
         let secret = read_key(&config.key_file)?;
         let table = directory(config, None)?;
         let rotations = rotations(config, table.as_deref());
-        Ok(Self { settings: FleetSettings::new(secret, config.server_id, rotations)?, table })
+        Ok(Self { settings: FleetSettings::new(secret, config.server_id, rotations)?, table, joined: None })
     }
 
     /// The part of the same gateway by another configuration and the directory as it is now. The key and the server ID stay until a restart.
@@ -37,20 +59,32 @@ impl FleetPart {
     /// # Errors
     /// Connections would be lost, or the directory's file cannot be used; with the fix.
     pub(crate) fn renewed(&self, config: Option<&FleetConfig>) -> anyhow::Result<Self> {
-        let Some(config) = config else { return Ok(self.clone()) };
+        let Some(config) = config.filter(|_| self.joined.is_none()) else { return Ok(self.clone()) };
         let table = directory(config, self.table.as_deref())?;
         let rotations = rotations(config, table.as_deref());
         let settings = self.settings.rotated(rotations, Instant::now()).context("fleet.rotation")?;
-        Ok(Self { settings, table })
+        Ok(Self { settings, table, joined: None })
     }
 
     /// The keys, if the gateway is in a fleet.
     pub(crate) fn keys(part: Option<&Self>) -> Option<FleetSettings> {
-        part.map(|part| part.settings.clone())
+        let part = part?;
+        let learned = part.joined.as_ref().and_then(|joined| joined.settings().ok());
+        Some(learned.unwrap_or_else(|| part.settings.clone()))
+    }
+
+    /// Has the node go by what etcd tells from now on.
+    pub(crate) fn attach(part: Option<&Self>, node: &Arc<NodeShared>) {
+        if let Some(joined) = part.and_then(|part| part.joined.as_ref()) {
+            joined.attach(node);
+        }
     }
 
     /// Shows the table, if there is one.
     pub(crate) fn view(part: Option<&Self>) -> Arc<FleetView> {
+        if let Some(joined) = part.and_then(|part| part.joined.as_ref()) {
+            return joined.view();
+        }
         let view = FleetView::default();
         view.show(part.and_then(|part| part.table.clone()));
         Arc::new(view)

@@ -220,3 +220,28 @@ fn a_table_in_a_file_is_taken_at_a_reload_or_refused_with_its_row_and_a_gateway_
         "{found}"
     );
 }
+
+#[test]
+fn a_first_start_without_etcd_waits_and_then_says_what_is_missing() {
+    let mut site = site();
+    // A port at which nothing listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    site.more = format!(
+        "[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"0004d2\"\nprovider = \"etcd\"\nname = \"eu\"\n\
+         saved = \"fleet.json\"\n[fleet.etcd]\nendpoints = [\"http://127.0.0.1:{port}\"]\n"
+    );
+    let config = site.configure();
+    let (_, stderr) = run(stoq_gateway().args(["run", "--config"]).arg(&config), 1);
+    assert!(
+        stderr.contains("etcd has given no table of the fleet, and none is kept in fleet.saved"),
+        "{stderr}"
+    );
+    let (found, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 0);
+    assert!(found.contains("fleet: server ID 0004d2, 1 endpoints of etcd"), "{found}");
+    run(stoq_gateway().args(["fleet", "adopt", "--config"]).arg(&config), 0);
+    assert!(site.path("fleet.adopt").exists());
+    site.more = section(&[(0, "issue")]);
+    let config = site.configure();
+    let (_, stderr) = run(stoq_gateway().args(["fleet", "adopt", "--config"]).arg(&config), 2);
+    assert!(stderr.contains("this gateway goes by no etcd; set fleet.provider = \"etcd\""), "{stderr}");
+}

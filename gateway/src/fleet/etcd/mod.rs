@@ -1,0 +1,283 @@
+//! Etcd as a fleet's directory: a thread that drives a [`FleetMember`] over etcd's JSON gateway.
+//!
+//! One connection has the questions, one after another, and another one the watch. Both end with the session of the member.
+
+mod files;
+mod http;
+mod wire;
+
+use self::http::{EtcdConnection, EtcdEndpoint};
+use super::exchange::{FleetEvent, FleetRequest, MemberSettings, MemberStatus};
+use super::member::FleetMember;
+use super::table::FleetTable;
+use serde_json::json;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use stoq::limits::FLEET_LEAVE_MS_MAX;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle as Task;
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub struct EtcdSettings {
+    /// The endpoints: each whether it has TLS, its host and its port.
+    pub endpoints: Vec<(bool, String, u16)>,
+    /// TLS, where an endpoint has it.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The user of etcd and its password.
+    pub user: Option<(String, String)>,
+    /// The prefix of the fleet's keys, which ends in `/`.
+    pub prefix: String,
+}
+
+/// Without the password.
+impl std::fmt::Debug for EtcdSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdSettings").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+/// What the thread tells of the directory.
+pub trait FleetWatcher: Send {
+    /// Takes a new table of this cluster. Returns the revision of the rotations that the gateway goes by.
+    fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64;
+    /// Takes the state. Returns whether the cluster that answers is to be adopted.
+    fn status(&mut self, status: &MemberStatus) -> bool;
+}
+
+/// The thread. Dropping it ends the gateway's lease, as far as etcd answers.
+pub struct EtcdDirectory {
+    end: Arc<DirectoryEnd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct DirectoryEnd {
+    is_over: AtomicBool,
+    told: Notify,
+}
+
+impl EtcdDirectory {
+    /// Begins, with a table of an earlier process and its cluster, if there is one.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        settings: EtcdSettings,
+        member: MemberSettings,
+        saved: Option<(u64, Arc<FleetTable>)>,
+        watcher: impl FleetWatcher + 'static,
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let end = Arc::<DirectoryEnd>::default();
+        let ended = end.clone();
+        let thread = std::thread::Builder::new().name("stoq-fleet".into()).spawn(move || {
+            runtime.block_on(Driver::new(settings, member, saved, watcher).run(&ended));
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { end, thread: Some(thread) })
+    }
+}
+
+impl Drop for EtcdDirectory {
+    fn drop(&mut self) {
+        self.end.is_over.store(true, Ordering::Relaxed);
+        self.end.told.notify_one();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread of the fleet's directory panicked");
+        }
+    }
+}
+
+struct Driver<W> {
+    settings: Arc<EtcdSettings>,
+    own_key: Arc<str>,
+    member: FleetMember,
+    watcher: W,
+    events: UnboundedReceiver<(u64, FleetEvent)>,
+    tell: UnboundedSender<(u64, FleetEvent)>,
+    session: Option<EtcdSession>,
+}
+
+/// The connections of one session.
+struct EtcdSession {
+    number: u64,
+    endpoint: EtcdEndpoint,
+    questions: UnboundedSender<FleetRequest>,
+    tasks: Vec<Task<()>>,
+}
+
+impl Drop for EtcdSession {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(Task::abort);
+    }
+}
+
+impl<W: FleetWatcher> Driver<W> {
+    fn new(
+        settings: EtcdSettings,
+        member: MemberSettings,
+        saved: Option<(u64, Arc<FleetTable>)>,
+        watcher: W,
+    ) -> Self {
+        let (tell, events) = unbounded_channel();
+        let own_key = member.own_key.clone();
+        let member = FleetMember::new(Instant::now(), member, saved);
+        Self { settings: Arc::new(settings), own_key, member, watcher, events, tell, session: None }
+    }
+
+    async fn run(mut self, end: &DirectoryEnd) {
+        self.member.set_ready(Instant::now(), true);
+        let mut leave_by: Option<Instant> = None;
+        loop {
+            self.turn();
+            let is_over = end.is_over.load(Ordering::Relaxed);
+            if is_over && leave_by.is_none() {
+                leave_by = Some(Instant::now() + Duration::from_millis(FLEET_LEAVE_MS_MAX));
+                self.member.leave();
+                continue;
+            }
+            if leave_by.is_some_and(|by| self.member.has_left() || by <= Instant::now()) {
+                return;
+            }
+            let wake = self.member.poll_timeout().into_iter().chain(leave_by).min();
+            let until = async {
+                match wake {
+                    Some(wake) => tokio::time::sleep_until(wake.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.events.recv() => if let Some((session, event)) = event {
+                    self.member.handle(Instant::now(), session, event);
+                },
+                () = until => {}
+                () = end.told.notified(), if !is_over => {}
+            }
+        }
+    }
+
+    /// Polls the member until it asks nothing more.
+    fn turn(&mut self) {
+        while let Some(request) = self.member.poll(Instant::now()) {
+            match request {
+                FleetRequest::Connect { session, endpoint } => self.connect(session, endpoint),
+                request => self.ask(request),
+            }
+        }
+        if let Some((cluster, table)) = self.member.take_table() {
+            let keys = self.watcher.table(cluster, &table);
+            self.member.set_keys(Instant::now(), keys);
+        }
+        if self.watcher.status(&self.member.status()) {
+            self.member.adopt(Instant::now());
+        }
+    }
+
+    fn connect(&mut self, number: u64, endpoint: usize) {
+        let (has_tls, host, port) = self.settings.endpoints[endpoint].clone();
+        let authority =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let tls = self.settings.tls.clone().filter(|_| has_tls);
+        let endpoint = EtcdEndpoint { authority, host, tls };
+        let (questions, asked) = unbounded_channel();
+        let asker = EtcdAsker {
+            settings: self.settings.clone(),
+            own_key: self.own_key.clone(),
+            endpoint: endpoint.clone(),
+            connection: None,
+            token: None,
+        };
+        let (tell, failed) = (self.tell.clone(), self.tell.clone());
+        let task = tokio::spawn(async move {
+            if let Err(why) = asker.run(asked, |event| drop(tell.send((number, event)))).await {
+                let _ = failed.send((number, FleetEvent::Lost(why)));
+            }
+        });
+        self.session = Some(EtcdSession { number, endpoint, questions, tasks: vec![task] });
+    }
+
+    fn ask(&mut self, request: FleetRequest) {
+        let Some(session) = &mut self.session else { return };
+        if !matches!(request, FleetRequest::WatchFrom(_)) {
+            let _ = session.questions.send(request);
+            return;
+        }
+        let (tell, number, settings) = (self.tell.clone(), session.number, self.settings.clone());
+        let (endpoint, own_key) = (session.endpoint.clone(), self.own_key.clone());
+        session.tasks.push(tokio::spawn(async move {
+            let mut asker = EtcdAsker { settings, own_key, endpoint, connection: None, token: None };
+            if let Err(why) = asker.watch(&request, |event| tell.send((number, event)).is_ok()).await {
+                let _ = tell.send((number, FleetEvent::Lost(why)));
+            }
+        }));
+    }
+}
+
+/// Asks one endpoint, over one connection.
+struct EtcdAsker {
+    settings: Arc<EtcdSettings>,
+    own_key: Arc<str>,
+    endpoint: EtcdEndpoint,
+    connection: Option<EtcdConnection>,
+    token: Option<String>,
+}
+
+impl EtcdAsker {
+    async fn run(
+        mut self,
+        mut asked: UnboundedReceiver<FleetRequest>,
+        tell: impl Fn(FleetEvent),
+    ) -> Result<(), String> {
+        while let Some(request) = asked.recv().await {
+            let (path, body) = wire::request(&request, &self.settings.prefix, &self.own_key);
+            let mut event = FleetEvent::Lost("the user's token is not taken".into());
+            // A token that is over is renewed once.
+            for _ in 0..2 {
+                self.authenticate().await?;
+                let token = self.token.as_deref();
+                let connection = self.connection.as_mut().expect("it is connected");
+                let (status, answer) = connection.ask(path, &body, token).await?;
+                match wire::answer(&request, status, &answer, &self.settings.prefix) {
+                    wire::Said::Event(said) => {
+                        event = said;
+                        break;
+                    }
+                    wire::Said::Stale => self.token = None,
+                }
+            }
+            tell(event);
+        }
+        Ok(())
+    }
+
+    async fn watch(
+        &mut self,
+        request: &FleetRequest,
+        tell: impl Fn(FleetEvent) -> bool,
+    ) -> Result<(), String> {
+        self.authenticate().await?;
+        let (path, body) = wire::request(request, &self.settings.prefix, &self.own_key);
+        let connection = self.connection.take().expect("it is connected");
+        let prefix = &self.settings.prefix;
+        connection.lines(path, &body, self.token.as_deref(), |line| tell(wire::watched(line, prefix))).await
+    }
+
+    /// Connects and, where there is a user, has its token.
+    async fn authenticate(&mut self) -> Result<(), String> {
+        if self.connection.is_none() {
+            self.connection = Some(self.endpoint.connect().await?);
+        }
+        if let (Some((name, password)), None) = (&self.settings.user, &self.token) {
+            let body = json!({ "name": name, "password": password });
+            let connection = self.connection.as_mut().expect("it is connected");
+            let (status, answer) = connection.ask("/v3/auth/authenticate", &body, None).await?;
+            self.token = Some(wire::token(status, &answer)?);
+        }
+        Ok(())
+    }
+}

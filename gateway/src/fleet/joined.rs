@@ -1,0 +1,237 @@
+//! A gateway whose directory is etcd: what its thread learns takes effect here, while the gateway runs.
+
+use super::etcd::{EtcdDirectory, EtcdSettings, FleetWatcher};
+use super::exchange::{MemberSettings, MemberStatus};
+use super::keys::read_key;
+use super::note::adoption_note;
+use super::record::ALIVE;
+use super::saved::{save_table, saved_table};
+use super::table::{FleetTable, TableOrigin};
+use super::view::FleetView;
+use crate::config::{FleetConfig, FleetEtcdConfig};
+use anyhow::Context;
+use rand::Rng;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use stoq::limits::FLEET_FIRST_MS_MAX;
+use stoq::quic::fleet_settings::{FleetSecret, FleetSettings};
+use stoq::quic::routable::ServerId;
+use stoq::tls::NodeId;
+use stoq::worker::NodeShared;
+
+/// A gateway that goes by etcd.
+pub(crate) struct JoinedFleet {
+    learned: Arc<Learned>,
+    _directory: EtcdDirectory,
+}
+
+impl fmt::Debug for JoinedFleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinedFleet(..)")
+    }
+}
+
+#[derive(Default)]
+struct Learned {
+    state: Mutex<State>,
+    has_table: Condvar,
+    view: Arc<FleetView>,
+}
+
+#[derive(Default)]
+struct State {
+    settings: Option<FleetSettings>,
+    keys_revision: u64,
+    node: Option<Arc<NodeShared>>,
+}
+
+impl Learned {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl JoinedFleet {
+    /// Begins, and waits for the first table: that of the disk, or etcd's.
+    ///
+    /// # Errors
+    /// A file cannot be read, or there is no table yet and etcd gives none; with the fix.
+    pub(crate) fn start(
+        config: &FleetConfig,
+        etcd: &FleetEtcdConfig,
+        saved: PathBuf,
+        own: NodeId,
+    ) -> anyhow::Result<Self> {
+        let secret = read_key(&config.key_file)?;
+        let settings = EtcdSettings::read(config, etcd)?;
+        let kept = saved_table(&saved).unwrap_or_else(|error| {
+            tracing::warn!(file = %saved.display(), %error, "the fleet's table on the disk is not used");
+            None
+        });
+        let mut random = rand::rng();
+        let member = MemberSettings {
+            node: own,
+            own_key: format!("{}{ALIVE}{own}", settings.prefix).into(),
+            boot: format!("{:016x}", random.random::<u64>()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            endpoints: settings.endpoints.len(),
+            seed: random.random(),
+        };
+        let learned = Arc::<Learned>::default();
+        let watcher = Watcher {
+            learned: learned.clone(),
+            secret,
+            server_id: config.server_id,
+            own,
+            saved,
+            roster: None,
+            said: None,
+        };
+        let directory = EtcdDirectory::start(settings, member, kept, watcher)
+            .context("the thread that follows the fleet's directory")?;
+        let joined = Self { learned, _directory: directory };
+        joined.wait();
+        Ok(joined)
+    }
+
+    /// Waits for the first table.
+    fn wait(&self) {
+        let limit = Duration::from_millis(FLEET_FIRST_MS_MAX);
+        let has_none = |state: &mut State| state.settings.is_none();
+        drop(self.learned.has_table.wait_timeout_while(self.learned.state(), limit, has_none));
+    }
+
+    /// The keys by which the gateway goes now.
+    ///
+    /// # Errors
+    /// There is no table.
+    pub(crate) fn settings(&self) -> anyhow::Result<FleetSettings> {
+        let settings = self.learned.state().settings.clone();
+        settings.with_context(|| {
+            let why = self.learned.view.status().map(|status| status.why()).unwrap_or_default();
+            format!("etcd has given no table of the fleet, and none is kept in fleet.saved ({why}); check fleet.etcd.endpoints and put the fleet's keys as docs/fleet.md shows")
+        })
+    }
+
+    pub(crate) fn view(&self) -> Arc<FleetView> {
+        self.learned.view.clone()
+    }
+
+    /// Has the node go by the keys of now, and of each later table.
+    pub(crate) fn attach(&self, node: &Arc<NodeShared>) {
+        let mut state = self.learned.state();
+        if let Some(settings) = &state.settings {
+            node.keys.renew(settings);
+        }
+        state.node = Some(node.clone());
+    }
+}
+
+struct Watcher {
+    learned: Arc<Learned>,
+    secret: FleetSecret,
+    server_id: ServerId,
+    own: NodeId,
+    saved: PathBuf,
+    /// The revision of the roster that was last taken from etcd.
+    roster: Option<u64>,
+    /// What was last logged: whether etcd answers, and what is refused.
+    said: Option<(bool, String)>,
+}
+
+impl FleetWatcher for Watcher {
+    fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64 {
+        let roster = &table.roster;
+        let is_new = self.roster.replace(roster.revision) != Some(roster.revision);
+        let keys_revision = if is_new { self.take_keys(table) } else { self.learned.state().keys_revision };
+        if is_new {
+            let (revision, gateways) = (roster.revision, roster.gateways.len());
+            let is_cached = table.origin != TableOrigin::Directory;
+            tracing::info!(revision, gateways, is_cached, "the fleet's table is taken");
+            match roster.gateways.get(&self.own) {
+                None => {
+                    tracing::warn!("the fleet's table does not have this gateway: the others do not know it")
+                }
+                Some(row) if row.server_id != self.server_id => tracing::error!(
+                    configured = %self.server_id, table = %row.server_id,
+                    "the fleet's table gives this gateway another server ID than the configuration; the configured one stays in effect"
+                ),
+                Some(_) => {}
+            }
+            if !is_cached {
+                let saved_s =
+                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |at| at.as_secs());
+                if let Err(error) = save_table(&self.saved, cluster, roster, saved_s) {
+                    tracing::error!(file = %self.saved.display(), %error, "the fleet's table is not kept on the disk: a start without etcd goes by an older one");
+                }
+            }
+        }
+        self.learned.view.show(Some(table.clone()));
+        self.learned.has_table.notify_all();
+        keys_revision
+    }
+
+    fn status(&mut self, status: &MemberStatus) -> bool {
+        let refused = status.refusal();
+        let now = (status.is_up, refused.clone());
+        if self.said.as_ref() != Some(&now) {
+            let was_up = self.said.as_ref().is_some_and(|(is_up, _)| *is_up);
+            let had = self.said.as_ref().map(|(_, refused)| refused.clone()).unwrap_or_default();
+            if status.is_up && !was_up {
+                tracing::info!(endpoint = status.endpoint, "the fleet's directory answers");
+            } else if !status.is_up && was_up {
+                tracing::warn!(
+                    why = status.why(),
+                    "the fleet's directory does not answer; the last table stays in effect"
+                );
+            }
+            if !refused.is_empty() && refused != had {
+                tracing::error!(
+                    why = refused,
+                    "the fleet's directory is not gone by; the last good table stays in effect"
+                );
+            } else if refused.is_empty() && !had.is_empty() {
+                tracing::info!("the fleet's directory is gone by again");
+            }
+            self.said = Some(now);
+        }
+        self.learned.view.set_status(status.clone());
+        // The note is taken away by the adoption that it asks for.
+        let adopts = status.strange.is_some() && std::fs::remove_file(adoption_note(&self.saved)).is_ok();
+        if adopts {
+            self.roster = None;
+            tracing::warn!("the cluster of etcd that answers is adopted, as the operator wants it");
+        }
+        adopts
+    }
+}
+
+impl Watcher {
+    /// Goes by the rotations of a table, if no connection is lost by them. Returns the revision of those in effect.
+    fn take_keys(&self, table: &FleetTable) -> u64 {
+        let mut state = self.learned.state();
+        let rotations = table.roster.rotations.to_vec();
+        let renewed = match &state.settings {
+            None => FleetSettings::new(self.secret.clone(), self.server_id, rotations),
+            Some(settings) => settings.rotated(rotations, std::time::Instant::now()),
+        };
+        match renewed {
+            Ok(settings) => {
+                if let Some(node) = &state.node {
+                    node.keys.renew(&settings);
+                }
+                (state.settings, state.keys_revision) = (Some(settings), table.roster.keys_revision);
+            }
+            Err(error) => {
+                let error = error.to_string();
+                tracing::error!(
+                    error,
+                    "the rotations of the fleet's table are not taken; those before stay in effect"
+                );
+            }
+        }
+        state.keys_revision
+    }
+}

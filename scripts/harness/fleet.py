@@ -1,0 +1,229 @@
+"""What scripts/fleet-test.sh runs, once it has looked at the machine."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import urllib.request
+
+from harness import Scene, ensure, kernel, main, run, say, wait_until
+
+PREFIX = "/stoq/1/lab"
+QUIET = {"stderr": subprocess.DEVNULL}
+SALT = "000102030405060708090a0b0c0d0e0f"
+
+
+def free_ports(count, kind):
+    """Ports that are free now."""
+    sockets = [socket.socket(socket.AF_INET, kind) for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Fleet(Scene):
+    """Three members of etcd and two gateways."""
+
+    def __init__(self):
+        super().__init__("fleet")
+        self.members = {}
+
+    def build(self):
+        say("certificates, a key file, identities")
+        self.identities("a1", "a2", "client")
+        self.certificates()
+        (self / "fleet.key").touch(0o600)
+        (self / "fleet.key").write_bytes(os.urandom(32))
+        ports = free_ports(6, socket.SOCK_STREAM)
+        self.client_ports, self.peer_ports = ports[:3], ports[3:]
+
+    def certificates(self):
+        """An authority, a certificate for etcd's members, and one for the gateways: etcd refuses a name of a user in that."""
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        made = ["-keyout", self / "ca.key", "-out", self / "ca.pem"]
+        run("openssl", "req", "-x509", *curve, "-days", "2", *made, "-subj", "/CN=lab", **QUIET)
+        for name, subject in (("etcd", "/CN=etcd"), ("gateway-etcd", "/O=lab")):
+            usages, wanted = self / f"{name}.usages", self / f"{name}.csr"
+            usages.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+            run("openssl", "req", *curve, "-keyout", self / f"{name}.key", "-out", wanted, "-subj", subject, **QUIET)
+            by = ["-CA", self / "ca.pem", "-CAkey", self / "ca.key", "-CAcreateserial", "-extfile", usages]
+            run("openssl", "x509", "-req", "-days", "2", "-in", wanted, "-out", self / f"{name}.pem", *by, **QUIET)
+
+    # ---- etcd
+
+    def start_member(self, at, state="existing"):
+        url, peer = f"https://127.0.0.1:{self.client_ports[at]}", f"http://127.0.0.1:{self.peer_ports[at]}"
+        cluster = ",".join(f"e{each}=http://127.0.0.1:{port}" for each, port in enumerate(self.peer_ports))
+        tls = ["--client-cert-auth", "--trusted-ca-file", self / "ca.pem"]
+        tls += ["--cert-file", self / "etcd.pem", "--key-file", self / "etcd.key"]
+        urls = ["--listen-client-urls", url, "--advertise-client-urls", url]
+        urls += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command = ["etcd", "--name", f"e{at}", "--data-dir", self / f"e{at}", *urls, *tls]
+        command += ["--initial-cluster", cluster, "--initial-cluster-state", state]
+        with (self / f"e{at}.log").open("a") as log:
+            self.members[at] = subprocess.Popen(command, stdout=log, stderr=log)
+        self.stack.callback(self.kill_member, at)
+
+    def kill_member(self, at):
+        self.members[at].kill()
+        self.members[at].wait()
+
+    def etcdctl(self, *words, user="root:root", check=True):
+        endpoints = ",".join(f"https://127.0.0.1:{port}" for port in self.client_ports)
+        tls = ["--cacert", self / "ca.pem", "--cert", self / "etcd.pem", "--key", self / "etcd.key"]
+        who = ["--user", user] if user else []
+        command = ["etcdctl", "--endpoints", endpoints, *tls, *who, "--command-timeout", "5s", *words]
+        env = {**os.environ, "ETCDCTL_API": "3"}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=check)
+
+    def new_cluster(self):
+        """Three new members, users and roles as docs/fleet.md has them, and the fleet's keys."""
+        for at in range(3):
+            self.start_member(at, "new")
+        wait_until("etcd has a leader", lambda: self.etcdctl("get", "x", user=None, check=False).returncode == 0)
+        self.put("fleet", {"rotations": [{"number": 0, "salt": SALT, "state": "issue"}]}, user=None)
+        for name in ("a1", "a2"):
+            self.put_gateway(name, user=None)
+        words = ["user add root:root", "user grant-role root root"]
+        for name in ("a1", "a2"):
+            words += [f"role add {name}", f"user add {name}:{name}-secret", f"user grant-role {name} {name}"]
+            words += [f"role grant-permission {name} --prefix=true read {PREFIX}/"]
+            words += [f"role grant-permission {name} readwrite {PREFIX}/alive/{self.ids[name]}"]
+        for each in [*words, "auth enable"]:
+            if each != "user grant-role root root":
+                self.etcdctl(*each.split(), user=None)
+            else:
+                self.etcdctl("role", "add", "root", user=None, check=False)
+                self.etcdctl(*each.split(), user=None)
+
+    def put(self, key, value, **more):
+        return self.etcdctl("put", f"{PREFIX}/{key}", json.dumps({"v": 1, **value}), **more)
+
+    def put_gateway(self, name, server_id=None, weight=1.0, **more):
+        row = {"name": name, "server_id": server_id or f"00000{name[1]}", "zone": "lab", "weight": weight}
+        row["addresses"] = [f"127.0.0.1:{4430 + int(name[1])}"]
+        return self.put(f"gateways/{self.ids[name]}", row, **more)
+
+    # ---- gateways
+
+    def start_gateway(self, name):
+        (port,) = free_ports(1, socket.SOCK_DGRAM)
+        (self / f"{name}.pw").touch(0o600)
+        (self / f"{name}.pw").write_text(f"{name}-secret\n")
+        endpoints = [f"https://127.0.0.1:{port}" for port in self.client_ports]
+        etcd = {"endpoints": endpoints, "ca": "ca.pem", "certificate": "gateway-etcd.pem"}
+        etcd["key"] = "gateway-etcd.key"
+        fleet = {"key_file": "fleet.key", "server_id": f"00000{name[1]}", "provider": "etcd", "name": "lab"}
+        fleet |= {"saved": f"{name}.fleet.json"}
+        sections = {
+            "network": kernel(f"127.0.0.1:{port}"),
+            **self.who(name, "client"),
+            "fleet": fleet,
+            "fleet.etcd": {**etcd, "user": name, "password_file": f"{name}.pw"},
+            "admin": {"listen": "127.0.0.1:0"},
+            "application": [{"kind": "echo", "queues": [1]}],
+        }
+        self.configure(name, sections)
+        return self.gateway(name).serves()
+
+    def fleet(self, gateway):
+        with urllib.request.urlopen(f"http://{gateway.up['admin']}/status", timeout=10) as answer:
+            return json.load(answer)["fleet"]
+
+    def alive(self, gateway):
+        return sorted(row["name"] for row in self.fleet(gateway)["gateways"] if row["alive"])
+
+    def weight(self, gateway, name):
+        return next(row["weight"] for row in self.fleet(gateway)["gateways"] if row["name"] == name)
+
+    def metric(self, gateway, name):
+        with urllib.request.urlopen(f"http://{gateway.up['admin']}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+
+    def changes(self, gateways, weight):
+        """The operator changes a weight, and all gateways have it."""
+        self.put_gateway("a1", weight=weight)
+        for gateway in gateways:
+            wait_until("the change is taken", lambda g=gateway: self.weight(g, "a1") == weight, patience_s=30)
+
+
+def script():
+    with Fleet() as fleet:
+        fleet.build()
+        say("three members of etcd with TLS, users and roles")
+        fleet.new_cluster()
+        say("two gateways find each other")
+        a1, a2 = fleet.start_gateway("a1"), fleet.start_gateway("a2")
+        for gateway in (a1, a2):
+            wait_until("both are alive", lambda g=gateway: fleet.alive(g) == ["a1", "a2"])
+        denied = fleet.etcdctl("put", f"{PREFIX}/fleet", "{}", user="a1:a1-secret", check=False)
+        ensure("permission denied" in denied.stderr, f"a gateway's user may write the fleet's keys: {denied.stderr}")
+        fleet.changes((a1, a2), 2.0)
+
+        say("a table with a fault is refused and named")
+        fleet.put_gateway("a2", server_id="000001")
+        for gateway in (a1, a2):
+            refused = wait_until("it is refused", lambda g=gateway: fleet.fleet(g)["directory"]["refused"])
+            ensure("server_id 000001 is that of" in refused, refused)
+            ensure(fleet.metric(gateway, "stoq_fleet_table_refused") == 1, "the metric says so")
+        fleet.put_gateway("a2")
+        fleet.changes((a1, a2), 3.0)
+        ensure(fleet.fleet(a1)["directory"]["refused"] == "", "nothing is refused any more")
+
+        say("the member that a gateway asks is killed")
+        gone = fleet.fleet(a1)["directory"]["endpoint"]
+        fleet.kill_member(gone)
+        fleet.changes((a1, a2), 4.0)
+        ensure(fleet.alive(a2) == ["a1", "a2"], "no lease has ended")
+        fleet.start_member(gone)
+
+        say("a gateway that ends is gone at once")
+        a2.stop()
+        wait_until("it is gone", lambda: fleet.alive(a1) == ["a1"], patience_s=9)
+        a2 = fleet.start_gateway("a2")
+        wait_until("it is back", lambda: fleet.alive(a1) == ["a1", "a2"])
+
+        say("without quorum the table stays, and a gateway starts by its file")
+        rest = [at for at in range(3) if at != gone]
+        for at in rest:
+            fleet.kill_member(at)
+        wait_until("etcd does not answer", lambda: fleet.metric(a1, "stoq_fleet_directory_up") == 0)
+        ensure(len(fleet.fleet(a1)["gateways"]) == 2, "the table is as it was")
+        a2.kill()
+        a2 = fleet.start_gateway("a2")
+        shown = fleet.fleet(a2)
+        ensure(shown["saved_s"] and len(shown["gateways"]) == 2 and not shown["directory"]["up"], f"{shown}")
+        for at in rest:
+            fleet.start_member(at)
+        wait_until("both are alive", lambda: fleet.alive(a2) == ["a1", "a2"] == fleet.alive(a1))
+        fleet.changes((a1, a2), 5.0)
+
+        say("a cluster that was wiped is refused")
+        revision = fleet.fleet(a1)["revision"]
+        for at in range(3):
+            fleet.kill_member(at)
+            shutil.rmtree(fleet / f"e{at}")
+        fleet.new_cluster()
+        for gateway in (a1, a2):
+            refused = wait_until("it is refused", lambda g=gateway: fleet.fleet(g)["directory"]["refused"])
+            # Etcd makes a cluster's ID of the addresses of its members: it is the same, and the revision is not.
+            ensure("etcd is at revision" in refused and "fleet adopt" in refused, refused)
+            ensure(fleet.fleet(gateway)["revision"] == revision, "the table is as it was")
+        held = fleet.etcdctl("get", "--prefix", f"{PREFIX}/alive/").stdout
+        ensure(held == "", f"a gateway writes to a cluster that it refuses: {held}")
+        say("until the operator adopts it")
+        for name in ("a1", "a2"):
+            run(fleet.gateway_executable, "fleet", "adopt", "--config", fleet / f"{name}.toml")
+        for gateway in (a1, a2):
+            wait_until("both are alive", lambda g=gateway: fleet.alive(g) == ["a1", "a2"])
+        fleet.changes((a1, a2), 6.0)
+        a1.stop()
+        say("a fleet's directory in etcd: done")
+
+
+main(script)
