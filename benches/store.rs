@@ -4,7 +4,7 @@
 //! `cargo bench -p stoq --bench store [-- HELD [PUTS [DIRECTORY]]]` fills a store with HELD payloads of 8 bytes (100,000) in DIRECTORY (the system's
 //! directory of temporary files), and prints
 //!
-//! - the time of the next open and the resident memory after it;
+//! - the time of the next open, in a process of its own, and the resident memory after it;
 //! - times of look-ups of random tokens, as LOCATE and `stat` make them;
 //! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 512, and the syncs a second of a file on the same disk, to
 //!   which as many bytes are written before each as the payloads of one commit have at most, before and after them.
@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use stoq::seed::{Lease, Store, StoreConfig, StoreError};
@@ -28,6 +29,8 @@ const FILL_THREADS_LEN: u64 = 1024;
 const THREADS_LEN: [u64; 2] = [64, 512];
 const PUT_BYTES: usize = 4096;
 const LOOKUPS_LEN: u64 = 100_000;
+/// The argument of the process that measures.
+const OPEN: &str = "--open";
 /// How long syncs are counted.
 const SYNC_SPAN: Duration = Duration::from_secs(3);
 
@@ -89,15 +92,33 @@ fn resident_bytes() -> u64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench").peekable();
+    let is_filled = arguments.next_if_eq(OPEN).is_some();
     let held: u64 = arguments.next().map_or(Ok(100_000), |text| text.parse())?;
     let puts: u64 = arguments.next().map_or(Ok(20_000), |text| text.parse())?;
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
+    if is_filled {
+        return measure(&parent, held, puts);
+    }
     let directory = tempfile::tempdir_in(parent)?;
-    let path = directory.path().join("store");
+    fill(&directory.path().join("store"), held)?;
+    // A process of its own: this one has what filling took.
+    let numbers = [held.to_string(), puts.to_string()];
+    let status =
+        Command::new(std::env::current_exe()?).arg(OPEN).args(numbers).arg(directory.path()).status()?;
+    status
+        .success()
+        .then_some(())
+        .ok_or_else(|| format!("the process that measures ended with {status}").into())
+}
+
+fn config() -> StoreConfig {
     let entries = Some(1 << 32);
-    let config = StoreConfig { capacity_entries: entries, quota_entries: entries, ..StoreConfig::default() };
-    let store = Store::open(&path, config)?;
+    StoreConfig { capacity_entries: entries, quota_entries: entries, ..StoreConfig::default() }
+}
+
+fn fill(path: &Path, held: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let store = Store::open(path, config())?;
     let took = put_all(&store, FILL_THREADS_LEN, held, |number| number.to_be_bytes().to_vec())?;
     println!(
         "{held} payloads of 8 bytes are put in {:.1} s by {FILL_THREADS_LEN} threads",
@@ -106,10 +127,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop(store);
     let database = fs::metadata(path.join("store.redb"))?.len();
     println!("the database has {:.1} MB, {} bytes a payload", database as f64 / 1e6, database / held.max(1));
+    Ok(())
+}
 
+/// Measures the filled store in this directory.
+fn measure(directory: &Path, held: u64, puts: u64) -> Result<(), Box<dyn std::error::Error>> {
     let before = resident_bytes();
     let begun = Instant::now();
-    let store = Store::open(&path, config)?;
+    let store = Store::open(directory.join("store"), config())?;
     let opened = begun.elapsed();
     let resident = resident_bytes();
     println!(
@@ -139,14 +164,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     for threads in THREADS_LEN {
         let batch = threads as usize * PUT_BYTES;
-        let first = syncs_per_s(directory.path(), batch)?;
+        let first = syncs_per_s(directory, batch)?;
         let took = put_all(&store, threads, puts, |number| {
             let mut bytes = vec![0x51; PUT_BYTES];
             bytes[..8].copy_from_slice(&number.to_be_bytes());
             bytes[8..16].copy_from_slice(&threads.to_be_bytes());
             bytes
         })?;
-        let last = syncs_per_s(directory.path(), batch)?;
+        let last = syncs_per_s(directory, batch)?;
         let (rate, syncs) = (puts as f64 / took.as_secs_f64(), (first + last) / 2.0);
         println!("{puts} payloads of 4 KiB from {threads} threads: {rate:.0} a second");
         println!(

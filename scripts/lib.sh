@@ -17,6 +17,7 @@ CONTAINER_PACKAGES=(docker.io binutils ethtool iproute2 util-linux debootstrap p
 PACKAGE_PACKAGES=(binutils dpkg-dev systemd debootstrap)
 BOOT_PACKAGES=("${PACKAGE_PACKAGES[@]}" systemd-container util-linux iproute2)
 ADMIN_PACKAGES=(prometheus chromium python3 openssl)
+ANYCAST_PACKAGES=(bird2 python3 iproute2 ethtool)
 FLEET_PACKAGES=(etcd-server etcd-client python3 openssl)
 INSTALL_PACKAGES=(python3-yaml systemd)
 INSTRUCTIONS_PACKAGES=(valgrind python3 gcc libc6-dev)

@@ -11,7 +11,7 @@ export STOQ_CLOCK=$EPOCHSECONDS
 
 ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}" "${CONTAINER_PACKAGES[@]}"
     "${BOOT_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
-    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" "${FLEET_PACKAGES[@]}" procps)
+    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" "${FLEET_PACKAGES[@]}" "${ANYCAST_PACKAGES[@]}" procps)
 
 # need: checks everything that any test needs, before the first test runs.
 need() {
@@ -122,6 +122,8 @@ say "the admin endpoint: Prometheus, top, the page"
 scripts/admin.sh
 say "a fleet's directory in etcd"
 scripts/fleet-test.sh
+say "anycast addresses, announced by BIRD"
+scripts/anycast-test.sh
 say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
 say "the container"

@@ -402,6 +402,8 @@ pub const UNACKNOWLEDGED_MS: u64 = 3_000;
 pub const UNHEARD_S: u32 = 15;
 /// Between two looks at the kernel's interface under a port, milliseconds.
 pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
+/// Between two looks at whether the gateway is ready, for the addresses that it announces, milliseconds.
+pub const READY_INTERVAL_MS: u64 = 50;
 /// Connections that a worker looks at in one turn, for a drain, for an inspection and of those that wait for their consumers.
 pub const CONNECTIONS_LEN_PER_TURN_MAX: usize = 64;
 /// Between two passes of a drain over more connections than that, milliseconds.

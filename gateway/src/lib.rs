@@ -41,6 +41,7 @@ pub mod watch;
 pub mod capture;
 
 pub mod admin;
+pub mod anycast;
 
 // The gateway, made of the modules above.
 mod rights;

@@ -1,6 +1,7 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
 use crate::admin::{Admin, AdminParts, AdminSource};
+use crate::anycast::Anycast;
 use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
@@ -19,6 +20,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::datagram::NetworkInfo;
@@ -52,6 +54,7 @@ pub struct Gateway {
     port_watch: PortWatch,
     up: Option<Box<Up>>,
     service: Service,
+    anycast: Option<Anycast>,
     _capture: Option<CaptureServer>,
 }
 
@@ -73,6 +76,7 @@ impl Gateway {
         let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
+        let mut anycast = config.anycast.as_ref().map(Anycast::open).transpose()?;
         let fleet = FleetPart::start(config)?;
         let (renewed, identity) = renewable::node(config, FleetPart::keys(fleet.as_ref()), key_log.clone())?;
         fleet.as_ref().map_or(Ok(()), |fleet| fleet.begin(identity.node_id()))?;
@@ -96,16 +100,13 @@ impl Gateway {
             ..renewed
         };
         let node = opened.start_node(&node, hosted)?;
-        for (worker, network) in node.networks().iter().enumerate() {
-            let local: Vec<_> = network.local.iter().map(ToString::to_string).collect();
-            let core = config.workers.cores.get(worker);
-            tracing::info!(worker, core, %network, local = local.join(" "), "serving");
-        }
-        rights::log(config);
+        log_serving(config, &node);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
         FleetPart::attach(fleet.as_ref(), node.shared());
-        let shown = AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone() };
+        let announced = anycast.as_ref().map(Anycast::is_announced);
+        let shown =
+            AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         let chain = identity.summaries()?;
@@ -121,6 +122,7 @@ impl Gateway {
             capture.map(|(socket, tap)| CaptureServer::start(socket, devices.clone(), tap)).transpose()?;
         let port_watch = PortWatch::start(node.device(), devices, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
+        Anycast::follow_admin(anycast.as_mut(), admin.as_ref())?;
         let up = Up {
             certificate_valid: !refused,
             version: env!("CARGO_PKG_VERSION"),
@@ -136,7 +138,7 @@ impl Gateway {
             config,
             reload::ReloadParts { identity, dates, hops, store, admin, fleet, fleet_view, key_log, reloads },
         );
-        Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, _capture: capture })
+        Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, anycast, _capture: capture })
     }
 
     /// The event that tells programs that the gateway serves. Only the first call returns it.
@@ -218,6 +220,9 @@ impl Gateway {
     /// Drains running requests, then closes every connection and the network. Returns the final counters.
     pub fn stop(self) -> Ended {
         self.service.stopping();
+        if let Some(anycast) = &self.anycast {
+            anycast.withdraw();
+        }
         let drain_ms = self.live.config().shutdown.drain_ms;
         // No request ends over a port that is lost.
         self.node.drain_while(Duration::from_millis(drain_ms), || self.port_watch.lost().is_none());
@@ -263,6 +268,16 @@ pub fn serve(file: &Path, json: bool, more: Vec<Hosted>) -> anyhow::Result<()> {
     result
 }
 
+/// Logs what each worker serves, and what peers may do.
+fn log_serving(config: &GatewayConfig, node: &Running<Node>) {
+    for (worker, network) in node.networks().iter().enumerate() {
+        let local: Vec<_> = network.local.iter().map(ToString::to_string).collect();
+        let core = config.workers.cores.get(worker);
+        tracing::info!(worker, core, %network, local = local.join(" "), "serving");
+    }
+    rights::log(config);
+}
+
 /// Raises the limit of open files. A gateway with fewer than it can need takes fewer puts at a time.
 fn raise_limit(config: &GatewayConfig) {
     if let Err(error) = descriptors::raise_limit() {
@@ -283,6 +298,7 @@ struct AdminShown {
     tap: Option<Arc<Tap>>,
     reloads: Arc<Reloads>,
     fleet: Arc<FleetView>,
+    announced: Option<Arc<AtomicBool>>,
 }
 
 fn admin(
@@ -293,7 +309,7 @@ fn admin(
     shown: AdminShown,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(admin) = &config.admin else { return Ok(None) };
-    let AdminShown { tap, reloads, fleet } = shown;
+    let AdminShown { tap, reloads, fleet, announced } = shown;
     let parts = AdminParts {
         shared: node.shared().clone(),
         statuses: node.statuses().to_vec(),
@@ -305,6 +321,7 @@ fn admin(
         tap,
         reloads,
         fleet,
+        announced,
     };
     Admin::start(admin, AdminSource::new(parts, renewable::facts(config, identity)?)).map(Some)
 }

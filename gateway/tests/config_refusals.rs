@@ -345,3 +345,30 @@ fn a_section_of_rights_names_peers_once_and_words_that_are_rights() {
         assert!(error.contains(key) && error.contains(part), "{key}, {part}: {error}");
     }
 }
+
+#[test]
+fn anycast_addresses_that_cannot_be_announced_are_refused() {
+    const ADMIN: &str = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let anycast = |interface: &str, addresses: &str| {
+        format!("[anycast]\ninterface = \"{interface}\"\naddresses = [{addresses}]\n")
+    };
+    let good = anycast("stoq0", "\"203.0.113.1\", \"2001:db8::1\"");
+    for (text, key, fix) in [
+        (good.clone(), "`anycast`", "add an [admin] section"),
+        (format!("{ADMIN}{}", anycast("", "\"203.0.113.1\"")), "anycast.interface", "such as \"stoq0\""),
+        (format!("{ADMIN}{}", anycast("a/b", "\"203.0.113.1\"")), "anycast.interface", "names no interface"),
+        (
+            format!("{ADMIN}{}", anycast("sixteen-letters-", "\"203.0.113.1\"")),
+            "anycast.interface",
+            "1 to 15",
+        ),
+        (format!("{ADMIN}{}", anycast("stoq0", "")), "anycast.addresses", "at least one address"),
+        (format!("{ADMIN}{}", anycast("stoq0", "\"224.0.0.1\"")), "anycast.addresses", "unicast address"),
+        (format!("{ADMIN}{}", anycast("stoq0", "\"fe80::1\"")), "anycast.addresses", "unicast address"),
+        (format!("{ADMIN}{good}settle_ms = 60001\n"), "anycast.settle_ms", "60000"),
+    ] {
+        let error = fault(&gateway(&text), true).expect("this file is wrong");
+        assert!(error.contains(key) && error.contains(fix), "{key} and {fix} stand in: {error}");
+    }
+    assert_eq!(fault(&gateway(&format!("{ADMIN}{good}")), true), None);
+}

@@ -74,7 +74,12 @@ fn shown(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         {
             // A section of a section is a key of the one above it.
             let name = name.trim_start_matches('[');
-            let (owner, key) = name.split_once('.').map_or(("", name), |(_, key)| (&*section, key));
+            let (owner, key) = match name.split_once('.') {
+                // The owner may be of several kinds, or have other sections of its own above this one.
+                Some((owner, key)) if section.contains('.') => (owner, key),
+                Some((_, key)) => (&*section, key),
+                None => ("", name),
+            };
             sections.entry(owner.to_owned()).or_default().insert(key.to_owned());
             section = name.to_owned();
             continue;
@@ -262,6 +267,11 @@ fn with_number(name: &str, value: &str) -> String {
         }
         "rights" => {
             format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
+        }
+        "anycast" => {
+            let admin = "[admin]\nlisten = \"127.0.0.1:0\"\n";
+            let anycast = "[anycast]\ninterface = \"stoq0\"\naddresses = [\"203.0.113.1\"]\n";
+            format!("{GATEWAY}{admin}{anycast}{key} = {value}\n")
         }
         "fleet" => format!("{GATEWAY}{FLEET}number = {value}\n"),
         "gateway" => {

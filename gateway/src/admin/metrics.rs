@@ -99,6 +99,10 @@ fn process(source: &AdminSource, out: &mut Exposition) {
     out.single("process_start_time_seconds", MetricKind::Gauge, help, started);
     let ready = u8::from(source.not_ready().is_empty());
     out.single("stoq_ready", MetricKind::Gauge, "1 while the gateway is ready: see /readyz.", ready);
+    if let Some(announced) = &source.announced {
+        let help = "1 while the addresses of [anycast] are on their interface.";
+        out.single("stoq_anycast_announced", MetricKind::Gauge, help, u8::from(announced.load(Relaxed)));
+    }
     let draining = u8::from(source.shared.is_draining());
     out.single(
         "stoq_draining",

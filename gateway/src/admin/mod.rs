@@ -118,6 +118,12 @@ impl Admin {
         self.local
     }
 
+    /// Every reason why the gateway is not ready, as `/readyz` gives them; none while it is ready.
+    pub fn readiness(&self) -> impl Fn() -> Vec<String> + Send + 'static {
+        let source = self.source.clone();
+        move || source.not_ready()
+    }
+
     /// Replaces the facts of configuration and certificates.
     pub fn set_facts(&self, facts: Facts) {
         self.source.set_facts(facts);

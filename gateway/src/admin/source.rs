@@ -61,6 +61,7 @@ pub struct AdminSource {
     pub(super) tap: Option<Arc<Tap>>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) fleet: Arc<FleetView>,
+    pub(super) announced: Option<Arc<AtomicBool>>,
     memory: Option<MemoryTier>,
     memory_seen: Mutex<MemoryStats>,
     pub(super) started: SystemTime,
@@ -105,13 +106,26 @@ pub struct AdminParts {
     pub reloads: Arc<Reloads>,
     /// What the gateway knows of its fleet.
     pub fleet: Arc<FleetView>,
+    /// Whether its addresses are announced, where it has such.
+    pub announced: Option<Arc<AtomicBool>>,
 }
 
 impl AdminSource {
     /// Makes a source of these parts.
     pub fn new(parts: AdminParts, facts: Facts) -> Self {
-        let AdminParts { shared, statuses, networks, cores, device, store, memory, tap, reloads, fleet } =
-            parts;
+        let AdminParts {
+            shared,
+            statuses,
+            networks,
+            cores,
+            device,
+            store,
+            memory,
+            tap,
+            reloads,
+            fleet,
+            announced,
+        } = parts;
         let now = Instant::now();
         let watched = statuses.iter().map(|_| Watched {
             polls: AtomicU64::new(0),
@@ -131,6 +145,7 @@ impl AdminSource {
             tap,
             reloads,
             fleet,
+            announced,
             recent: Recent::default(),
             memory_seen: Mutex::default(),
             started: SystemTime::now(),

@@ -68,6 +68,15 @@ impl ConfigCheck<'_> {
         Ok(())
     }
 
+    pub(super) fn anycast(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        let Some(anycast) = &config.anycast else { return Ok(()) };
+        if config.admin.is_none() {
+            let fix = "addresses are announced while the admin endpoint says ready: add an [admin] section, such as `listen = \"127.0.0.1:9464\"`";
+            return Err(self.value("anycast", fix));
+        }
+        anycast.fault().map_or(Ok(()), |(key, fix)| Err(self.value(key, fix)))
+    }
+
     pub(super) fn network(&self, network: &NetworkConfig) -> Result<(), ConfigError> {
         match network {
             NetworkConfig::Dpdk(dpdk) => self.ports(dpdk),

@@ -61,6 +61,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.hops(&config)?;
     check.rights(&config.rights)?;
     check.capture(&config)?;
+    check.anycast(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
     {

@@ -3,6 +3,7 @@
 //! The gateway and the client share every section; each has its own top level. Unknown keys are refused, and every error names
 //! the file, the key and the fix.
 
+mod anycast;
 mod application;
 mod check;
 mod fleet;
@@ -14,6 +15,7 @@ mod renamed;
 mod rights;
 mod tagged;
 
+pub use anycast::AnycastConfig;
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
 pub use fleet::{FleetConfig, FleetEtcdConfig, FleetProvider};
 pub use load::{load_client, load_gateway};
@@ -115,6 +117,8 @@ pub struct GatewayConfig {
     pub hops: HopsConfig,
     /// Its part in a fleet; without this section it is in none.
     pub fleet: Option<FleetConfig>,
+    /// Addresses that are announced while it is ready; without this section none are.
+    pub anycast: Option<AnycastConfig>,
     /// What each peer may do; without a section every peer may do everything.
     #[serde(default)]
     pub rights: Vec<RightsConfig>,

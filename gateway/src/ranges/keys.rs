@@ -268,6 +268,13 @@ pub const KEYS: &[Range] = &[
         "a worker has no more connections",
     ),
     whole("shutdown.drain_ms", (0, DAY_MS), "milliseconds", "a time is not negative", A_DAY),
+    whole(
+        "anycast.settle_ms",
+        (0, 60_000),
+        "milliseconds",
+        "a time is not negative",
+        "a service manager would end the gateway first",
+    ),
     whole("log.lines_per_s", (1, 1_000_000), "lines", "nothing would be logged", "0 sets no bound")
         .or_zero_for("no bound"),
     whole(

@@ -1,0 +1,179 @@
+//! Announces addresses while the gateway is ready, for a routing daemon beside it.
+//!
+//! The gateway owns a TUN interface that has the addresses exactly while the gateway is ready and does not stop. BIRD or FRR announces what is on the interface
+//! (docs/fleet.md). The interface is not persistent: the kernel removes it with the process, so a killed gateway is withdrawn without a script's help.
+
+mod netlink;
+
+use crate::admin::Admin;
+use crate::config::AnycastConfig;
+use crate::faults::started;
+use crate::periodic::Periodic;
+use netlink::{AddressChange, InterfaceAddresses};
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use stoq::limits::READY_INTERVAL_MS;
+use tun_rs::{DeviceBuilder, SyncDevice};
+
+/// The interface cannot be made or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AnycastError {
+    /// The process may not make interfaces.
+    #[error(
+        "anycast.interface: {0} cannot be made ({1}); the gateway needs CAP_NET_ADMIN and may open /dev/net/tun (docs/fleet.md)"
+    )]
+    Denied(String, io::Error),
+    /// The kernel has no TUN.
+    #[error("anycast.interface: {0} cannot be made ({1}); run `modprobe tun` as root")]
+    NoTun(String, io::Error),
+    /// Another process has the interface.
+    #[error(
+        "anycast.interface: {0} belongs to another process ({1}); give another name, or end that process"
+    )]
+    Busy(String, io::Error),
+    /// Another fault.
+    #[error("anycast.interface: {0} cannot be made ({1})")]
+    Other(String, io::Error),
+}
+
+impl AnycastError {
+    fn new(name: &str, error: io::Error) -> Self {
+        let make = match error.kind() {
+            ErrorKind::PermissionDenied => Self::Denied,
+            ErrorKind::NotFound => Self::NoTun,
+            ErrorKind::ResourceBusy => Self::Busy,
+            _ => Self::Other,
+        };
+        make(name.to_owned(), error)
+    }
+}
+
+/// The interface, and whether its addresses are on it.
+struct TunInterface {
+    // The interface exists as long as this is open.
+    _device: SyncDevice,
+    name: String,
+    addresses: InterfaceAddresses,
+    ended: bool,
+}
+
+/// A running announcement. Dropping it removes the interface.
+pub struct Anycast {
+    interface: Arc<Mutex<TunInterface>>,
+    is_announced: Arc<AtomicBool>,
+    settle: Duration,
+    thread: Option<Periodic>,
+}
+
+impl Anycast {
+    /// Makes the interface, without addresses. [`Anycast::follow`] announces.
+    ///
+    /// # Errors
+    /// The interface cannot be made: no right, no TUN in the kernel, or its name is taken.
+    pub fn open(config: &AnycastConfig) -> Result<Self, AnycastError> {
+        let failed = |error| AnycastError::new(&config.interface, error);
+        let device = DeviceBuilder::new().name(&config.interface).build_sync().map_err(failed)?;
+        let addresses = InterfaceAddresses::new(&config.interface, &config.addresses).map_err(failed)?;
+        let name = config.interface.clone();
+        Ok(Self {
+            interface: Arc::new(Mutex::new(TunInterface { _device: device, name, addresses, ended: false })),
+            is_announced: Arc::default(),
+            settle: Duration::from_millis(config.settle_ms),
+            thread: None,
+        })
+    }
+
+    /// Whether the addresses are on the interface.
+    pub fn is_announced(&self) -> Arc<AtomicBool> {
+        self.is_announced.clone()
+    }
+
+    /// Announces, if there is something to announce, while this endpoint says ready.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn follow_admin(anycast: Option<&mut Self>, admin: Option<&Admin>) -> anyhow::Result<()> {
+        anycast.zip(admin).map_or(Ok(()), |(anycast, admin)| anycast.follow(admin.readiness()))
+    }
+
+    /// Puts the addresses on the interface while `not_ready` gives no reason, and takes them off while it gives one.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn follow(&mut self, not_ready: impl Fn() -> Vec<String> + Send + 'static) -> anyhow::Result<()> {
+        let (interface, is_announced) = (self.interface.clone(), self.is_announced.clone());
+        let mut failed = false;
+        let mut look = move || {
+            let reasons = not_ready();
+            let mut interface = interface.lock().unwrap_or_else(PoisonError::into_inner);
+            if interface.ended || is_announced.load(Relaxed) == reasons.is_empty() {
+                return;
+            }
+            let result = interface.set(&is_announced, &reasons);
+            if let Err(error) = &result
+                && !failed
+            {
+                tracing::error!(interface = interface.name, %error, "the interface's addresses cannot be changed; trying again");
+            }
+            failed = result.is_err();
+        };
+        look();
+        let thread = Periodic::start("stoq-anycast", Duration::from_millis(READY_INTERVAL_MS), look);
+        self.thread = Some(started("announces addresses", thread)?);
+        Ok(())
+    }
+
+    /// Takes the addresses off for good, and gives routers the time to send packets elsewhere; the gateway serves on until this returns.
+    pub fn withdraw(&self) {
+        let mut interface = self.interface.lock().unwrap_or_else(PoisonError::into_inner);
+        interface.ended = true;
+        if !self.is_announced.load(Relaxed) {
+            return;
+        }
+        let result = interface.set(&self.is_announced, &["stopping".to_owned()]);
+        drop(interface);
+        match result {
+            Ok(()) => std::thread::sleep(self.settle),
+            Err(error) => tracing::error!(%error, "the interface's addresses cannot be taken off"),
+        }
+    }
+}
+
+impl TunInterface {
+    /// Announces without a reason against it, and withdraws with one.
+    fn set(&mut self, is_announced: &AtomicBool, reasons: &[String]) -> io::Result<()> {
+        let announces = reasons.is_empty();
+        self.addresses.change(if announces { AddressChange::Add } else { AddressChange::Remove })?;
+        is_announced.store(announces, Relaxed);
+        if announces {
+            tracing::info!(interface = self.name, addresses = %self.addresses, "announcing");
+        } else {
+            tracing::warn!(
+                interface = self.name,
+                reasons = reasons.join("; "),
+                "withdrawn: the addresses are off the interface"
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_interface_is_named_with_the_fix() {
+        for (kind, part) in [
+            (ErrorKind::PermissionDenied, "needs CAP_NET_ADMIN and may open /dev/net/tun"),
+            (ErrorKind::NotFound, "run `modprobe tun` as root"),
+            (ErrorKind::ResourceBusy, "belongs to another process"),
+            (ErrorKind::Other, "stoq0 cannot be made"),
+        ] {
+            let error = AnycastError::new("stoq0", kind.into()).to_string();
+            assert!(error.starts_with("anycast.interface: stoq0") && error.contains(part), "{error}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Anycast addresses that BIRD announces while a gateway is ready: a router and two gateways in namespaces, BIRD with the files of configs/bird on
+# each. The route comes with the gateway, goes with SIGTERM before the gateway takes no more requests, and goes with SIGKILL. Half a minute.
+#
+# STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. BIRD comes from Debian. Needs root: it makes network namespaces.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+need_root "the test makes network namespaces"
+needed
+install "${ANYCAST_PACKAGES[@]}"
+[ -n "${STOQ_BUILT:-}" ] || install "${BUILD_PACKAGES[@]}"
+need_namespaces
+needed
+harness harness/anycast.py "$@"
