@@ -372,3 +372,14 @@ fn anycast_addresses_that_cannot_be_announced_are_refused() {
     }
     assert_eq!(fault(&gateway(&format!("{ADMIN}{good}")), true), None);
 }
+
+#[test]
+fn a_device_of_an_unset_variable_is_refused_with_the_variables_name() {
+    let sockets = "kind = \"kernel-udp\"\nlisten = [\"127.0.0.1:4433\"]";
+    let port = "kind = \"dpdk\"\ndevice = \"env:STOQ_NO_SUCH_VARIABLE\"\naddresses = [\"10.77.0.1/24\"]";
+    let error = fault(&gateway("").replace(sockets, port), true).expect("this file is wrong");
+    assert!(
+        error.contains("STOQ_NO_SUCH_VARIABLE\", and that environment variable names no device"),
+        "{error}"
+    );
+}
