@@ -143,7 +143,7 @@ fn an_operator_sees_and_removes_what_a_running_gateway_and_a_stopped_one_keep() 
     write_secret(&secret, "0123456789abcdef0123456789abcdef");
     site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\ntoken_file = {secret:?}\n");
     let gateway = site.start();
-    let config = site.configure();
+    let config = site.path("gateway.toml");
     let [(mine, a), (both, b), (theirs, c)] = ["mine", "both", "theirs"].map(|name| site.file(name, 20_000));
     run(site.client("put").args([&mine, &both]), 0);
     run(other(&site, "put").args([&both, &theirs]), 0);
@@ -201,14 +201,12 @@ fn a_store_that_cannot_be_asked_or_opened_is_told_with_the_fix() {
     assert!(stderr.contains("there is no store; has this gateway ever run"), "{stderr}");
     assert!(!site.store.exists(), "a list makes no store");
     let gateway = site.start();
-    let config = site.configure();
     let (_, stderr) = run(&mut store(&config, "list"), 1);
     assert!(stderr.contains("has no [admin] section"), "{stderr}");
     let port = free_port();
     site.more += &format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n");
     drop(gateway);
     let mut gateway = site.start();
-    let config = site.configure();
     let (path, token) = site.file("file", 100);
     run(site.client("put").arg(&path), 0);
     assert_eq!(tokens(&lines(store(&config, "list").arg("--json"))), [token.as_str()]);
@@ -228,4 +226,54 @@ fn a_store_that_cannot_be_asked_or_opened_is_told_with_the_fix() {
     assert!(stderr.contains("store.redb"), "{stderr}");
     fs::rename(site.path("kept.redb"), site.store.join("store.redb")).unwrap();
     run(&mut store(&config, "list"), 0);
+}
+
+#[test]
+fn the_files_of_a_manifest_are_given_up_and_one_that_is_gone_stops_no_other() {
+    let (mut site, _) = two_clients();
+    let _gateway = site.start();
+    let files = ["first", "second", "shared", "gone"].map(|name| site.file(name, 20_000));
+    run(site.client("put").args(["--manifest", "manifest"]).args(files.iter().map(|(path, _)| path)), 0);
+    let [_, (_, second), (shared, shared_token), (gone, gone_token)] = &files;
+    run(other(&site, "put").arg(shared), 0);
+    run(site.client("remove").arg(gone_token), 0);
+    // A second name of one token.
+    let mut text = fs::read_to_string(site.path("manifest")).unwrap();
+    text.push_str(&format!("{}  once-more\n", second.trim_start_matches("b3:")));
+    fs::write(site.path("manifest"), text).unwrap();
+    let (stdout, _) = run(site.client("remove").args(["--manifest", "manifest"]), 0);
+    let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let line = |end: &str| {
+        let mut found = stdout.lines().filter(|line| line.ends_with(end));
+        let line = found.next().unwrap_or_else(|| panic!("{end}: {stdout}"));
+        assert!(found.next().is_none(), "{stdout}");
+        line.to_owned()
+    };
+    assert_eq!(stdout.lines().count(), 5, "{stdout}");
+    assert!(line("first").contains("  removed  "));
+    assert!(line("second").contains("  removed  "));
+    assert_eq!(line("once-more"), format!("{second}  removed  once-more"));
+    assert!(line(&name(shared)).starts_with(&format!("{shared_token}  given up; others keep it  ")));
+    assert!(line(&name(gone)).starts_with(&format!("{gone_token}  was not kept  ")));
+    // A second run finds nothing to do.
+    let again = lines(site.client("remove").args(["--json", "--manifest", "manifest"]));
+    assert_eq!(
+        again,
+        [
+            serde_json::json!({"operation": "remove", "files": 5, "removed": 0, "kept": 0, "absent": 5, "failed": 0})
+        ]
+    );
+    assert!(tokens(&lines(site.client("list").arg("--json"))).is_empty());
+    assert_eq!(tokens(&lines(other(&site, "list").arg("--json"))), [shared_token.as_str()]);
+    let counted = lines(site.client("put").args(["--json", "--manifest", "again"]).arg(&files[0].0));
+    assert_eq!(counted.len(), 1);
+    let removed = lines(site.client("remove").args(["--json", "--manifest", "again"]));
+    assert_eq!(
+        removed,
+        [
+            serde_json::json!({"operation": "remove", "files": 1, "removed": 1, "kept": 0, "absent": 0, "failed": 0})
+        ]
+    );
+    let (_, stderr) = run(site.client("remove").args(["--manifest", "again", shared_token]), 2);
+    assert!(stderr.contains("cannot be used with"), "{stderr}");
 }

@@ -1,9 +1,11 @@
 //! `stoq list`, `stoq stat TOKEN`, `stoq remove TOKEN` and `stoq renew TOKEN`: what a gateway keeps for this client.
 
+use crate::many;
 use crate::output;
 use crate::session::ClientOptions;
 use anyhow::Context;
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use stoq::client::{ClientError, Peer};
 use stoq::record::{ErrorCode, LeaseScope};
 use stoq::token::AnyToken;
@@ -35,8 +37,12 @@ pub(crate) struct StatArgs {
 #[derive(clap::Args)]
 pub(crate) struct RemoveArgs {
     /// The payloads and sets: b3: or set: and 64 hex digits.
-    #[arg(required = true, value_name = "TOKEN")]
+    #[arg(required_unless_present = "manifest", conflicts_with = "manifest", value_name = "TOKEN")]
     tokens: Vec<AnyToken>,
+    /// Give up the payloads of all files of this manifest, as `stoq put --manifest` or `b3sum` wrote it, or of standard input if it is "-". What is
+    /// gone already is no error; one that is refused is told, and the others go on.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
     #[command(flatten)]
     options: ClientOptions,
 }
@@ -58,7 +64,7 @@ fn scope(all: bool) -> LeaseScope {
 }
 
 /// The error with its fix, where the gateway's text has none.
-fn explained(error: ClientError) -> anyhow::Error {
+pub(crate) fn explained(error: ClientError) -> anyhow::Error {
     let code = match &error {
         ClientError::Refused(failure) => Some(failure.code),
         _ => None,
@@ -128,6 +134,9 @@ fn each(
 }
 
 pub(crate) fn remove(args: RemoveArgs) -> anyhow::Result<()> {
+    if let Some(manifest) = &args.manifest {
+        return many::remove::run(&args.options, manifest);
+    }
     each(&args.tokens, &args.options, async |peer, token| {
         let kept = peer.remove(token).await?;
         let text = if kept { "given up; others keep it" } else { "removed" };

@@ -6,6 +6,7 @@
 pub(crate) mod get;
 mod manifest;
 pub(crate) mod put;
+pub(crate) mod remove;
 mod walk;
 
 use crate::output::{self, gbit_per_s};
