@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Anycast addresses that BIRD announces while a gateway is ready: a router and two gateways in namespaces, BIRD with the files of configs/bird on
-# each. The route comes with the gateway, goes with SIGTERM before the gateway takes no more requests, and goes with SIGKILL. Half a minute.
+# Anycast addresses that BIRD and FRR announce while a gateway is ready: a router and two gateways in namespaces, with the files of configs/bird and
+# configs/frr. The route comes with the gateway, goes with SIGTERM before the gateway takes no more requests, and goes with SIGKILL. Half a minute.
 #
-# STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. BIRD comes from Debian. Needs root: it makes network namespaces.
+# STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. BIRD and FRR come from Debian. Needs root: it makes network namespaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

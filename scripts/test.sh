@@ -122,7 +122,7 @@ say "the admin endpoint: Prometheus, top, the page"
 scripts/admin.sh
 say "a fleet's directory in etcd"
 scripts/fleet-test.sh
-say "anycast addresses, announced by BIRD"
+say "anycast addresses, announced by BIRD and FRR"
 scripts/anycast-test.sh
 say "installing: huge pages, NICs, the unit, the manifests"
 scripts/install-test.sh
