@@ -43,13 +43,14 @@ pub(crate) fn value(all: &[Sample], name: &str, labels: &[(&str, &str)]) -> f64 
 /// Asserts that every metric named by the documents, the alerts, the dashboard and the page is served.
 #[track_caller]
 fn assert_known(metrics: &str) {
-    // Metrics of DPDK ports, of bounded stores, of gateways with peer gateways and of fleets: this gateway has none of them.
+    // Metrics of DPDK ports, of bounded stores, of gateways with peer gateways, fleets and anycast addresses: this gateway has none of them.
     let elsewhere = [
         "stoq_port_",
         "stoq_capture_dropped_total",
         "stoq_store_capacity_bytes",
         "stoq_peer_gateway_up",
         "stoq_fleet_",
+        "stoq_anycast_",
     ];
     let texts = [
         include_str!("../../../docs/admin.md"),
