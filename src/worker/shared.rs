@@ -20,7 +20,7 @@ use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 /// The conduct of an idle worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,6 +52,7 @@ pub struct NodeShared {
     /// The load of each worker.
     pub(super) loads: Vec<PublishedLoad>,
     lifecycle: AtomicU8,
+    turns_away: AtomicBool,
     /// Each worker looks at it once a turn.
     renewals: NewestValue<Renewal>,
 }
@@ -78,6 +79,7 @@ impl NodeShared {
             handovers: (0..workers).map(|_| ArrayQueue::new(HANDOVER_RING_LEN)).collect(),
             loads: (0..workers).map(|_| PublishedLoad::default()).collect(),
             lifecycle: AtomicU8::new(RUNNING),
+            turns_away: AtomicBool::new(false),
             renewals: NewestValue::default(),
         })
     }
@@ -95,6 +97,17 @@ impl NodeShared {
     /// Whether [`NodeShared::drain`] or [`NodeShared::close`] was called.
     pub fn is_draining(&self) -> bool {
         self.is(DRAINING)
+    }
+
+    /// Turns new connections away from now on, or takes them again. Unlike a drain it can be undone: connections that there are go on, and peers
+    /// are sent no GOAWAY.
+    pub fn set_turns_away(&self, turns_away: bool) {
+        self.turns_away.store(turns_away, Ordering::Relaxed);
+    }
+
+    /// Whether new connections are turned away by [`NodeShared::set_turns_away`].
+    pub fn turns_away(&self) -> bool {
+        self.turns_away.load(Ordering::Relaxed)
     }
 
     /// The number of datagrams handed over to this worker that it has not taken yet.

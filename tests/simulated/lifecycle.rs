@@ -49,6 +49,27 @@ fn a_draining_gateway_finishes_running_requests_and_takes_no_new_ones() {
 }
 
 #[test]
+fn a_gateway_that_turns_connections_away_keeps_those_it_has_and_takes_new_ones_again() {
+    let mut world = World::new(Setup::default());
+    let peer = world.connect(0, gateway_v4());
+    let bytes = payload(100_000);
+    let token = world.put(&peer, &bytes);
+    world.gateway.shared.set_turns_away(true);
+    let tag = world.clients[0].callers[0].connect(gateway_v6());
+    world.run(Duration::from_secs(15), "a new connection is refused", |world| {
+        world.clients[0].callers[0].connect_failed.iter().any(|(failed, _)| *failed == tag)
+    });
+    let again = world.caller(&peer).fetch(&peer, token, Ranges::all());
+    world.finish(&peer, again);
+    assert_eq!(joined(&world.caller(&peer).request(again).pieces), bytes, "the connection goes on");
+    world.gateway.shared.set_turns_away(false);
+    let other = world.connect(0, gateway_v6());
+    let from_it = world.caller(&other).fetch(&other, token, Ranges::all());
+    world.finish(&other, from_it);
+    assert_eq!(joined(&world.caller(&other).request(from_it).pieces), bytes);
+}
+
+#[test]
 fn a_drain_waits_for_the_last_byte_of_an_answer_to_be_acknowledged() {
     let (mut world, peer, token, bytes) = slow();
     let running = world.caller(&peer).fetch(&peer, token, Ranges::all());
