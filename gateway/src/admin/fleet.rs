@@ -1,7 +1,7 @@
 //! A gateway's fleet, in `/status` and `/metrics`.
 
 use super::text::{Exposition, MetricKind};
-use crate::fleet::record::FleetGateway;
+use crate::fleet::record::{FleetGateway, FleetState};
 use crate::fleet::table::TableOrigin;
 use crate::fleet::view::FleetView;
 use serde::Serialize;
@@ -93,6 +93,12 @@ pub(super) fn metrics(view: &FleetView, out: &mut Exposition) {
     let help = "Gateways of the table that say they are alive, as far as etcd is known.";
     let alive = table.roster.gateways.keys().filter(|node| table.is_alive(node) == Some(true)).count();
     out.single("stoq_fleet_gateways_alive", MetricKind::Gauge, help, alive);
+    let rows = table.roster.gateways.values();
+    let missing =
+        rows.filter(|row| row.state != FleetState::Out && table.is_alive(&row.node_id) == Some(false));
+    let help =
+        "Gateways of the table that are not out and do not say they are alive, as far as etcd is known.";
+    out.single("stoq_fleet_gateways_missing", MetricKind::Gauge, help, missing.count());
     let help = "1 while etcd answers. Without it the last table stays in effect.";
     out.single("stoq_fleet_directory_up", MetricKind::Gauge, help, u8::from(status.is_up));
     let age = status.heard.map_or(-1.0, |heard| heard.elapsed().as_secs_f64());
