@@ -53,6 +53,7 @@ mod renewable;
 pub mod reload;
 
 pub mod run;
+pub mod fleet_tool;
 pub mod store_tool;
 pub mod store_verify;
 

@@ -155,7 +155,7 @@ impl Live {
             store.configure(renewable::kept(&config, seed));
         }
         node.renew(&renewed);
-        FleetPart::attach(fleet.as_ref(), node.shared());
+        FleetPart::attach(fleet.as_ref(), node.shared(), identity.node_id());
         self.parts.dates.set(facts.chain());
         if let Some(admin) = &self.parts.admin {
             admin.set_facts(facts);

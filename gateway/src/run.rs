@@ -103,7 +103,7 @@ impl Gateway {
         log_serving(config, &node);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
-        FleetPart::attach(fleet.as_ref(), node.shared());
+        FleetPart::attach(fleet.as_ref(), node.shared(), identity.node_id());
         let announced = anycast.as_ref().map(Anycast::is_announced);
         let shown =
             AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };

@@ -34,7 +34,7 @@ class Fleet(Scene):
 
     def build(self):
         say("certificates, a key file, identities")
-        self.identities("a1", "a2", "client")
+        self.identities("a1", "a2", "a3", "a4", "client")
         self.certificates()
         (self / "fleet.key").touch(0o600)
         (self / "fleet.key").write_bytes(os.urandom(32))
@@ -89,7 +89,9 @@ class Fleet(Scene):
         for name in ("a1", "a2"):
             self.put_gateway(name, user=None)
         words = ["user add root:root", "user grant-role root root"]
-        for name in ("a1", "a2"):
+        words += ["role add operator", "user add operator:operator-secret", "user grant-role operator operator"]
+        words += [f"role grant-permission operator --prefix=true readwrite {PREFIX}/"]
+        for name in ("a1", "a2", "a3"):
             words += [f"role add {name}", f"user add {name}:{name}-secret", f"user grant-role {name} {name}"]
             words += [f"role grant-permission {name} --prefix=true read {PREFIX}/"]
             words += [f"role grant-permission {name} readwrite {PREFIX}/alive/{self.ids[name]}"]
@@ -110,14 +112,20 @@ class Fleet(Scene):
 
     # ---- gateways
 
-    def start_gateway(self, name):
-        (port,) = free_ports(1, socket.SOCK_DGRAM)
+    def secret(self, name):
+        """The file with the password of a user of etcd."""
         (self / f"{name}.pw").touch(0o600)
         (self / f"{name}.pw").write_text(f"{name}-secret\n")
+        return self / f"{name}.pw"
+
+    def configured(self, name, server_id=None):
+        """The configuration of a gateway."""
+        (port,) = free_ports(1, socket.SOCK_DGRAM)
+        self.secret(name)
         endpoints = [f"https://127.0.0.1:{port}" for port in self.client_ports]
         etcd = {"endpoints": endpoints, "ca": "ca.pem", "certificate": "gateway-etcd.pem"}
         etcd["key"] = "gateway-etcd.key"
-        fleet = {"key_file": "fleet.key", "server_id": f"00000{name[1]}", "provider": "etcd", "name": "lab"}
+        fleet = {"key_file": "fleet.key", "server_id": server_id or f"00000{name[1]}", "provider": "etcd", "name": "lab"}
         fleet |= {"saved": f"{name}.fleet.json"}
         sections = {
             "network": kernel(f"127.0.0.1:{port}"),
@@ -127,8 +135,56 @@ class Fleet(Scene):
             "admin": {"listen": "127.0.0.1:0"},
             "application": [{"kind": "echo", "queues": [1]}],
         }
-        self.configure(name, sections)
+        return self.configure(name, sections)
+
+    def start_gateway(self, name):
+        self.configured(name)
         return self.gateway(name).serves()
+
+    # ---- the operator's commands
+
+    def order(self, *words, by="a1", user="operator", code=0):
+        """`stoq-gateway fleet …` with the configuration of a gateway; gives what it printed."""
+        command = [self.gateway_executable, "fleet", *words, "--config", self / f"{by}.toml"]
+        command += ["--user", user, "--password-file", self.secret(user)] if user else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        ensure(done.returncode == code, f"{words}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    def rows(self):
+        """What `fleet status` shows of each gateway, and the revision of the rotations."""
+        shown = json.loads(self.order("status", "--json"))
+        return {row["name"]: row for row in shown["gateways"]}, shown["keys_revision"]
+
+    def all_go_by_the_rotations(self):
+        rows, revision = self.rows()
+        return all(row["keys"] == revision for row in rows.values())
+
+    def ready(self, gateway):
+        return self.health(f"http://{gateway.up['admin']}") == "ready"
+
+    def address(self, gateway):
+        return gateway.up["workers"][0]["local"][0]
+
+    def pinging(self, name, gateway):
+        """A ping that ends only with its connection."""
+        trust = ["--node-id", self.ids[name], "--cert", self / "client.pem", "--key", self / "client.key"]
+        command = [self.stoq_executable, "ping", "-c", "1000000", "-i", "0.05", "-g", self.address(gateway), *trust]
+        with (self / f"ping-{name}.log").open("w") as log:
+            ping = subprocess.Popen(command, stdout=log, stderr=log)
+        self.stack.callback(ping.wait)
+        self.stack.callback(ping.kill)
+        return ping
+
+    def pings(self, name):
+        """The lines of a ping so far."""
+        return (self / f"ping-{name}.log").read_text().count("\n")
+
+    def goes_on(self, name, ping):
+        """The ping has the connection that it had, and is answered."""
+        before = self.pings(name)
+        wait_until("the ping is answered", lambda: self.pings(name) > before + 3)
+        ensure(ping.poll() is None, f"the ping has ended:\n{(self / f'ping-{name}.log').read_text()[-500:]}")
 
     def fleet(self, gateway):
         with urllib.request.urlopen(f"http://{gateway.up['admin']}/status", timeout=10) as answer:
@@ -150,6 +206,75 @@ class Fleet(Scene):
         self.put_gateway("a1", weight=weight)
         for gateway in gateways:
             wait_until("the change is taken", lambda g=gateway: self.weight(g, "a1") == weight, patience_s=30)
+
+
+def join(fleet):
+    say("a third gateway joins, once; a server ID twice is refused")
+    fleet.configured("a3")
+    words = ["join", "--name", "a3", "--zone", "lab", "--address", "127.0.0.1:4433"]
+    refused = fleet.order(*words, by="a3", user=None, code=1)
+    ensure("give --user and --password-file" in refused, refused)
+    told = fleet.order(*words, by="a3")
+    ensure("a3 is in the fleet with server ID 000003" in told, told)
+    ensure("a3 is in the fleet already" in fleet.order(*words, by="a3"), "a second join changes nothing")
+    fleet.configured("a4", server_id="000003")
+    refused = fleet.order("join", "--name", "a4", "--address", "127.0.0.1:4434", by="a4", code=1)
+    ensure(f"server ID 000003 is that of a3 ({fleet.ids['a3']})" in refused, refused)
+    a3 = fleet.gateway("a3").serves()
+    wait_until("all three are alive", lambda: all(row["alive"] for row in fleet.rows()[0].values()))
+    found = fleet.order("check", user=None)
+    ensure("ready" in found and "3 gateways, this one as a1" in found, found)
+    found = fleet.order("check", by="a4", user="a3", code=1)
+    ensure(f"readwrite {PREFIX}/alive/{fleet.ids['a4']}" in found, found)
+    return a3
+
+
+def drain(fleet, a2):
+    say("a gateway is drained, keeps its connections, and is active again")
+    ping = fleet.pinging("a2", a2)
+    fleet.goes_on("a2", ping)
+    fleet.order("drain", "a2")
+    wait_until("it is not ready", lambda: not fleet.ready(a2))
+    client = [fleet.stoq_executable, "ping", "-c", "1", "-g", fleet.address(a2), "--node-id", fleet.ids["a2"]]
+    client += ["--cert", fleet / "client.pem", "--key", fleet / "client.key"]
+    refused = subprocess.run(client, capture_output=True, text=True, check=False, timeout=60)
+    ensure(refused.returncode != 0, f"a new connection is taken: {refused.stdout}")
+    fleet.goes_on("a2", ping)
+    ensure("a2 is out, and was drain" in fleet.order("out", "a2"), "a2 is out")
+    fleet.order("active", "a2")
+    wait_until("it is ready again", lambda: fleet.ready(a2))
+    run(*client)
+    fleet.goes_on("a2", ping)
+
+
+def rotate(fleet, gateways):
+    say("a rotation in three steps under a ping")
+    a1 = gateways[0]
+    ping = fleet.pinging("a1", a1)
+    fleet.goes_on("a1", ping)
+    wait_until("all go by the first", fleet.all_go_by_the_rotations)
+    ensure("step 1 of 3: rotation 1 is accepted" in fleet.order("rotate-cid"), "the first step")
+    refused = fleet.order("rotate-cid", "--force", code=1)
+    ensure("not gone by revision" in refused, refused)
+    wait_until("all accept the second", fleet.all_go_by_the_rotations)
+    ensure("step 2 of 3: rotation 1 issues" in fleet.order("rotate-cid"), "the second step")
+    wait_until("all issue by the second", fleet.all_go_by_the_rotations)
+    refused = fleet.order("rotate-cid", code=1)
+    ensure("rotation 0 issued until less than 1800 s ago" in refused, refused)
+    fleet.goes_on("a1", ping)
+    # Half an hour is not waited for: the directory says that they are over, and gateways that start anew know no former rotation.
+    value = json.loads(fleet.etcdctl("get", "--print-value-only", f"{PREFIX}/fleet").stdout)
+    fleet.put("fleet", {**value, "stepped_s": 1})
+    for gateway in gateways:
+        gateway.stop()
+    gateways = [fleet.start_gateway(name) for name in ("a1", "a2", "a3")]
+    wait_until("all go by both", fleet.all_go_by_the_rotations)
+    told = fleet.order("rotate-cid")
+    ensure("step 3 of 3: rotation 0 is removed, and 1 issues alone" in told, told)
+    ping = fleet.pinging("a1", gateways[0])
+    wait_until("all go by one", fleet.all_go_by_the_rotations)
+    fleet.goes_on("a1", ping)
+    return gateways
 
 
 def script():
@@ -222,7 +347,9 @@ def script():
         for gateway in (a1, a2):
             wait_until("both are alive", lambda g=gateway: fleet.alive(g) == ["a1", "a2"])
         fleet.changes((a1, a2), 6.0)
-        a1.stop()
+        a3 = join(fleet)
+        drain(fleet, a2)
+        rotate(fleet, (a1, a2, a3))[0].stop()
         say("a fleet's directory in etcd: done")
 
 

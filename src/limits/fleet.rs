@@ -33,6 +33,8 @@ pub const FLEET_LINE_BYTES_MAX: usize = 16 << 20;
 pub const FLEET_LEAVE_MS_MAX: u64 = 1_000;
 /// How long a gateway that starts without a table waits for etcd, milliseconds.
 pub const FLEET_FIRST_MS_MAX: u64 = 20_000;
+/// How far a gateway's clock and etcd's may be apart, seconds.
+pub const FLEET_CLOCK_S_MAX: u64 = 60;
 
 const _: () = {
     assert!(FLEET_ANSWER_MS_MAX + FLEET_AGAIN_MS_MAX < 1000 * FLEET_LEASE_S);

@@ -103,11 +103,11 @@ fn process(source: &AdminSource, out: &mut Exposition) {
         let help = "1 while the addresses of [anycast] are on their interface.";
         out.single("stoq_anycast_announced", MetricKind::Gauge, help, u8::from(announced.load(Relaxed)));
     }
-    let draining = u8::from(source.shared.is_draining());
+    let draining = u8::from(source.shared.is_draining() || source.shared.turns_away());
     out.single(
         "stoq_draining",
         MetricKind::Gauge,
-        "1 while the gateway finishes running requests and takes no new ones.",
+        "1 while the gateway ends and finishes running requests, or takes no new connections by its fleet's table.",
         draining,
     );
     let help =

@@ -241,6 +241,9 @@ impl AdminSource {
         if self.shared.is_draining() {
             wrong.push("draining".to_owned());
         }
+        if self.shared.turns_away() {
+            wrong.push("drained by the fleet's table: `stoq-gateway fleet active` ends it".to_owned());
+        }
         // Not their messages, which may hold bytes of peers: the log has them.
         wrong.extend(panics::seen().iter().map(|panicked| format!("thread {} panicked", panicked.thread)));
         wrong.extend(self.device.lost().map(|lost| lost.to_string()));

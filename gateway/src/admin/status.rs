@@ -149,7 +149,7 @@ impl Status {
             ready: not_ready.is_empty(),
             not_ready,
             short: source.short(),
-            draining: source.shared.is_draining(),
+            draining: source.shared.is_draining() || source.shared.turns_away(),
             certificate: Certificate {
                 subject: certificate.subject.clone(),
                 algorithm: certificate.algorithm.clone(),

@@ -18,7 +18,7 @@ use stoq_gateway::capture::{Until, Wanted, record};
 use stoq_gateway::config::{ConfigError, load_gateway};
 use stoq_gateway::events::Event;
 use stoq_gateway::faults::{SignalError, Usage};
-use stoq_gateway::fleet::FleetCommand;
+use stoq_gateway::fleet_tool::FleetCommand;
 use stoq_gateway::run::{PROGRAM, serve};
 use stoq_gateway::store_tool::{StoreListArgs, StoreRemoveArgs, StoreStatArgs, StoreUsageArgs, seed};
 use stoq_gateway::store_verify::StoreVerifyArgs;
@@ -64,7 +64,7 @@ enum Command {
     /// Maintain the seed store of a gateway, whether it runs or not.
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Make the key file of a fleet, or the salt of another rotation of its keys.
+    /// Make a fleet's key file; look at the fleet's directory, and change what is there.
     #[command(subcommand)]
     Fleet(FleetCommand),
     /// Write man pages and shell completions, for packagers.
@@ -165,10 +165,7 @@ fn main() -> ExitCode {
             Err(error) => fail(&error),
         },
         Command::Store(command) => maintain(&command).unwrap_or_else(|error| fail(&error)),
-        Command::Fleet(command) => match command.run() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        },
+        Command::Fleet(command) => command.run().unwrap_or_else(|error| fail(&error)),
         Command::Generate(args) => match args.write(Cli::command()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.into()),

@@ -18,6 +18,8 @@ pub struct MemberSettings {
     pub boot: String,
     /// Its version.
     pub version: String,
+    /// When its process started, seconds since 1970.
+    pub since_s: u64,
     /// Endpoints of etcd: at least one.
     pub endpoints: usize,
     /// Draws its pauses.
@@ -111,6 +113,18 @@ pub enum StrangeCluster {
         /// The revision before.
         known: u64,
     },
+}
+
+impl StrangeCluster {
+    /// Why the cluster in this state is none to go by, where `known` is the state that was last seen.
+    pub fn of(head: StoreHead, known: StoreHead) -> Option<Self> {
+        let (got, known) = if head.cluster == known.cluster {
+            (head.revision, known.revision)
+        } else {
+            return Some(Self::Other { got: head.cluster, known: known.cluster });
+        };
+        (got < known).then_some(Self::Back { got, known })
+    }
 }
 
 /// What a member shows of itself.

@@ -1,5 +1,6 @@
 //! A gateway whose directory is etcd: what its thread learns takes effect here, while the gateway runs.
 
+use super::clock::unix_s;
 use super::etcd::{EtcdDirectory, EtcdSettings, FleetWatcher};
 use super::exchange::{MemberSettings, MemberStatus};
 use super::keys::read_key;
@@ -8,13 +9,14 @@ use super::record::ALIVE;
 use super::saved::{save_table, saved_table};
 use super::table::{FleetTable, TableOrigin};
 use super::view::FleetView;
+use super::wanted::follow_state;
 use crate::config::{FleetConfig, FleetEtcdConfig};
 use anyhow::Context;
 use rand::Rng;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use stoq::limits::FLEET_FIRST_MS_MAX;
 use stoq::quic::fleet_settings::{FleetSecret, FleetSettings};
 use stoq::quic::routable::ServerId;
@@ -38,6 +40,7 @@ struct Learned {
     state: Mutex<State>,
     has_table: Condvar,
     view: Arc<FleetView>,
+    own: Option<NodeId>,
 }
 
 #[derive(Default)]
@@ -50,6 +53,13 @@ struct State {
 impl Learned {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the node follow the state that the table gives it.
+    fn follow(&self) {
+        if let (Some(node), Some(own)) = (&self.state().node, self.own) {
+            follow_state(self.view.table().as_deref(), node, own);
+        }
     }
 }
 
@@ -76,10 +86,11 @@ impl JoinedFleet {
             own_key: format!("{}{ALIVE}{own}", settings.prefix).into(),
             boot: format!("{:016x}", random.random::<u64>()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            since_s: unix_s(),
             endpoints: settings.endpoints.len(),
             seed: random.random(),
         };
-        let learned = Arc::<Learned>::default();
+        let learned = Arc::new(Learned { own: Some(own), ..Learned::default() });
         let watcher = Watcher {
             learned: learned.clone(),
             secret,
@@ -87,6 +98,7 @@ impl JoinedFleet {
             own,
             saved,
             roster: None,
+            refused: None,
             said: None,
         };
         let directory = EtcdDirectory::start(settings, member, kept, watcher)
@@ -126,6 +138,8 @@ impl JoinedFleet {
             node.keys.renew(settings);
         }
         state.node = Some(node.clone());
+        drop(state);
+        self.learned.follow();
     }
 }
 
@@ -137,6 +151,8 @@ struct Watcher {
     saved: PathBuf,
     /// The revision of the roster that was last taken from etcd.
     roster: Option<u64>,
+    /// A table whose rotations are not taken yet, since connections would be lost.
+    refused: Option<Arc<FleetTable>>,
     /// What was last logged: whether etcd answers, and what is refused.
     said: Option<(bool, String)>,
 }
@@ -145,7 +161,8 @@ impl FleetWatcher for Watcher {
     fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64 {
         let roster = &table.roster;
         let is_new = self.roster.replace(roster.revision) != Some(roster.revision);
-        let keys_revision = if is_new { self.take_keys(table) } else { self.learned.state().keys_revision };
+        let keys_revision =
+            if is_new { self.take_keys(table, true) } else { self.learned.state().keys_revision };
         if is_new {
             let (revision, gateways) = (roster.revision, roster.gateways.len());
             let is_cached = table.origin != TableOrigin::Directory;
@@ -160,17 +177,26 @@ impl FleetWatcher for Watcher {
                 ),
                 Some(_) => {}
             }
-            if !is_cached {
-                let saved_s =
-                    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |at| at.as_secs());
-                if let Err(error) = save_table(&self.saved, cluster, roster, saved_s) {
-                    tracing::error!(file = %self.saved.display(), %error, "the fleet's table is not kept on the disk: a start without etcd goes by an older one");
-                }
+            if !is_cached && let Err(error) = save_table(&self.saved, cluster, roster, unix_s()) {
+                tracing::error!(file = %self.saved.display(), %error, "the fleet's table is not kept on the disk: a start without etcd goes by an older one");
             }
         }
         self.learned.view.show(Some(table.clone()));
+        self.learned.follow();
         self.learned.has_table.notify_all();
         keys_revision
+    }
+
+    fn again(&mut self) -> Option<u64> {
+        let refused = self.refused.take()?;
+        let keys_revision = self.take_keys(&refused, false);
+        if self.refused.is_none() {
+            tracing::info!(
+                keys_revision,
+                "the rotations that were refused are taken: no connection is lost by them any more"
+            );
+        }
+        Some(keys_revision)
     }
 
     fn status(&mut self, status: &MemberStatus) -> bool {
@@ -210,13 +236,15 @@ impl FleetWatcher for Watcher {
 
 impl Watcher {
     /// Goes by the rotations of a table, if no connection is lost by them. Returns the revision of those in effect.
-    fn take_keys(&self, table: &FleetTable) -> u64 {
-        let mut state = self.learned.state();
+    fn take_keys(&mut self, table: &Arc<FleetTable>, logs: bool) -> u64 {
+        let learned = self.learned.clone();
+        let mut state = learned.state();
         let rotations = table.roster.rotations.to_vec();
         let renewed = match &state.settings {
             None => FleetSettings::new(self.secret.clone(), self.server_id, rotations),
             Some(settings) => settings.rotated(rotations, std::time::Instant::now()),
         };
+        self.refused = renewed.is_err().then(|| table.clone());
         match renewed {
             Ok(settings) => {
                 if let Some(node) = &state.node {
@@ -224,11 +252,12 @@ impl Watcher {
                 }
                 (state.settings, state.keys_revision) = (Some(settings), table.roster.keys_revision);
             }
+            Err(_) if !logs => {}
             Err(error) => {
                 let error = error.to_string();
                 tracing::error!(
                     error,
-                    "the rotations of the fleet's table are not taken; those before stay in effect"
+                    "the rotations of the fleet's table are not taken; those before stay in effect until no connection is lost by the change"
                 );
             }
         }

@@ -1,60 +1,22 @@
-//! The key file of a fleet: made by `stoq-gateway fleet key`, read at the start of a gateway.
+//! The key file of a fleet: made by `stoq-gateway fleet key`, read at the start of a gateway. And the adoption of a cluster.
 
 use super::note::adoption_note;
 use crate::config::load_gateway;
 use crate::faults::Usage;
 use crate::output::{self, OutputError};
 use anyhow::{Context, bail, ensure};
-use clap::Subcommand;
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use stoq::quic::fleet_settings::{FLEET_SECRET_LEN, FleetSecret, RotationSalt};
 use stoq::tls::exposed_mode;
 
-/// `stoq-gateway fleet key | salt`.
-#[derive(Subcommand)]
-pub enum FleetCommand {
-    /// Make the key file of a fleet, and print the section of the configuration that names it.
-    ///
-    /// Copy the file to each gateway of the fleet, readable only by its user. It is never overwritten.
-    Key {
-        /// The file to make.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-    },
-    /// Print the salt of another rotation.
-    Salt,
-    /// Have the gateway of this configuration go by the cluster of etcd that answers, though it is another one than before, or was
-    /// restored from a backup. Compare its keys first.
-    Adopt {
-        /// The configuration file of the gateway.
-        #[arg(long, short, value_name = "FILE")]
-        config: PathBuf,
-    },
-}
-
-impl FleetCommand {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// The file cannot be made, or standard output is closed or full.
-    pub fn run(&self) -> anyhow::Result<()> {
-        match self {
-            Self::Key { file } => {
-                make_key(file)?;
-                section(file)?;
-            }
-            Self::Adopt { config } => adopt(config)?,
-            Self::Salt => output::result(RotationSalt::random(), "a salt")?,
-        }
-        Ok(())
-    }
-}
-
 /// Leaves the note by which the gateway adopts a cluster: within seconds, or when it starts.
-fn adopt(config: &Path) -> anyhow::Result<()> {
+///
+/// # Errors
+/// The gateway goes by no etcd, or the note cannot be made.
+pub(crate) fn adopt(config: &Path) -> anyhow::Result<()> {
     let saved = load_gateway(config)?.fleet.and_then(|fleet| fleet.saved);
     let saved =
         saved.ok_or_else(|| Usage("this gateway goes by no etcd; set fleet.provider = \"etcd\"".into()))?;
@@ -65,7 +27,11 @@ fn adopt(config: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_key(file: &Path) -> anyhow::Result<()> {
+/// Makes the key file, and prints the section of a first gateway.
+///
+/// # Errors
+/// The file cannot be made, or standard output is closed or full.
+pub(crate) fn make_key(file: &Path) -> anyhow::Result<()> {
     let make = || {
         let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
         FleetSecret::random().write(&mut made)?;
@@ -78,7 +44,8 @@ fn make_key(file: &Path) -> anyhow::Result<()> {
         ),
         _ => anyhow::Error::new(error)
             .context(format!("the fleet key {} cannot be made; check the directory", file.display())),
-    })
+    })?;
+    Ok(section(file)?)
 }
 
 /// Prints the section for a first gateway.

@@ -240,13 +240,8 @@ impl FleetMember {
 
     /// Whether this is the cluster that the member knows, and not behind of what it was. Leaves the endpoint otherwise.
     fn is_known(&mut self, now: Instant, head: StoreHead) -> bool {
-        let strange = match self.cluster {
-            Some(known) if known != head.cluster => Some(StrangeCluster::Other { got: head.cluster, known }),
-            _ if head.revision < self.seen => {
-                Some(StrangeCluster::Back { got: head.revision, known: self.seen })
-            }
-            _ => None,
-        };
+        let cluster = self.cluster.unwrap_or(head.cluster);
+        let strange = StrangeCluster::of(head, StoreHead { cluster, revision: self.seen });
         self.strange = strange;
         if let Some(strange) = strange {
             self.leave_endpoint(now, strange.to_string());
@@ -404,9 +399,8 @@ impl FleetMember {
             return None;
         }
         self.say_at = None;
-        let MemberSettings { boot, version, .. } = &self.settings;
-        let (boot, version) = (boot.clone(), version.clone());
-        let alive = FleetAlive { boot, version, ready: self.ready, keys: self.keys };
+        let MemberSettings { boot, version, since_s, .. } = self.settings.clone();
+        let alive = FleetAlive { boot, version, ready: self.ready, keys: self.keys, since_s };
         let is_said = self.said.as_ref().is_some_and(|said| **said == alive);
         (!is_said).then(|| FleetRequest::PutAlive(id, Arc::new(alive)))
     }

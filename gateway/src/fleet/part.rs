@@ -5,6 +5,7 @@ use super::joined::JoinedFleet;
 use super::keys::read_key;
 use super::table::FleetTable;
 use super::view::FleetView;
+use super::wanted::follow_state;
 use crate::config::{FleetConfig, FleetProvider, GatewayConfig};
 use crate::tls;
 use anyhow::{Context, ensure};
@@ -73,10 +74,11 @@ impl FleetPart {
         Some(learned.unwrap_or_else(|| part.settings.clone()))
     }
 
-    /// Has the node go by what etcd tells from now on.
-    pub(crate) fn attach(part: Option<&Self>, node: &Arc<NodeShared>) {
-        if let Some(joined) = part.and_then(|part| part.joined.as_ref()) {
-            joined.attach(node);
+    /// Has the node go by the table: by that of a file as it is now, and by etcd's from now on.
+    pub(crate) fn attach(part: Option<&Self>, node: &Arc<NodeShared>, own: NodeId) {
+        match part.and_then(|part| part.joined.as_ref()) {
+            Some(joined) => joined.attach(node),
+            None => follow_state(part.and_then(|part| part.table.as_deref()), node, own),
         }
     }
 

@@ -141,6 +141,9 @@ pub struct FleetAlive {
     pub ready: bool,
     /// The revision of the fleet's rotations that it goes by.
     pub keys: u64,
+    /// When its process started, seconds since 1970; 0: it does not say.
+    #[serde(default)]
+    pub since_s: u64,
 }
 
 impl FleetAlive {

@@ -287,7 +287,7 @@ mod tests {
         for value in ["no JSON", r#"{"v":2}"#, r#"{"v":1,"boot":1}"#] {
             assert!(with(&[(&alive, value)]).is_ok());
         }
-        let said = FleetAlive { boot: "b".into(), version: "0.1.0".into(), ready: true, keys: 7 };
+        let said = FleetAlive { boot: "b".into(), version: "0.1.0".into(), ready: true, keys: 7, since_s: 9 };
         let read = read_record(&alive, &said.value());
         assert!(matches!(read, Some(FleetRecord::Alive(_, read)) if *read == said));
     }

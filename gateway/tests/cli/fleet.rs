@@ -245,3 +245,99 @@ fn a_first_start_without_etcd_waits_and_then_says_what_is_missing() {
     let (_, stderr) = run(stoq_gateway().args(["fleet", "adopt", "--config"]).arg(&config), 2);
     assert!(stderr.contains("this gateway goes by no etcd; set fleet.provider = \"etcd\""), "{stderr}");
 }
+
+#[test]
+fn the_commands_of_a_fleet_say_what_is_there_and_what_is_missing_without_etcd() {
+    let mut site = site();
+    let ids = identities();
+    let rotation = format!("[[rotation]]\nnumber = 0\nsalt = \"{}\"\nstate = \"issue\"\n", SALTS[0]);
+    let rows =
+        row(&ids.gateway, "a1", "0004d2") + "state = \"drain\"\n" + &row(&ids.stranger, "a2", "000002");
+    std::fs::write(site.path("fleet.toml"), rotation + &rows).unwrap();
+    let of_file = "[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"0004d2\"\nprovider = \"file\"\nfile = \"fleet.toml\"\n";
+    site.more = of_file.to_owned();
+    let mut config = site.configure();
+    let command = |config: &std::path::Path, words: &[&str], code| {
+        let (stdout, stderr) = run(stoq_gateway().arg("fleet").args(words).arg("--config").arg(config), code);
+        stdout + &stderr
+    };
+    let shown = command(&config, &["status"], 0);
+    assert!(
+        shown.starts_with("directory: file, changed ") && shown.contains("a1    0004d2     ams   drain"),
+        "{shown}"
+    );
+    let shown: Value = serde_json::from_str(&command(&config, &["status", "--json"], 0)).unwrap();
+    assert_eq!((&shown["provider"], &shown["gateways"][0]["alive"]), (&json!("file"), &Value::Null));
+    let found = command(&config, &["check"], 0);
+    assert!(found.contains("table: 2 gateways, this one as a1"), "{found}");
+    let refused = command(&config, &["out", "a2"], 2);
+    assert!(refused.contains("edit the file of fleet.file on each gateway and reload, or set"), "{refused}");
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    site.more = of_file.replace(
+        "provider = \"file\"\nfile = \"fleet.toml\"",
+        "provider = \"etcd\"\nname = \"eu\"\nsaved = \"fleet.json\"",
+    ) + &format!("[fleet.etcd]\nendpoints = [\"http://127.0.0.1:{port}\"]\n");
+    config = site.configure();
+    let lost = command(&config, &["rotate-cid"], 1);
+    assert!(
+        lost.contains("etcd does not answer (127.0.0.1:")
+            && lost.contains("fleet check` looks at each endpoint"),
+        "{lost}"
+    );
+    assert!(command(&config, &["status"], 1).contains("etcd does not answer"));
+    let found = command(&config, &["check"], 1);
+    assert!(
+        found.contains("FAILED  endpoint: http://127.0.0.1:") && found.contains("fix: start etcd there"),
+        "{found}"
+    );
+    let saved = format!(
+        r#"{{"v":1,"cluster":1,"revision":9,"keys_revision":5,"saved_s":1,"table":{{"rotation":[{{"number":0,"salt":"{}","state":"issue"}}],"gateway":[]}}}}"#,
+        SALTS[0]
+    );
+    std::fs::write(site.path("fleet.json"), saved).unwrap();
+    let shown = command(&config, &["status"], 0);
+    assert!(
+        shown.contains("the table kept on the disk") && shown.contains("rotations of revision 5"),
+        "{shown}"
+    );
+    site.more = String::new();
+    config = site.configure();
+    let none = command(&config, &["status"], 2);
+    assert!(none.contains("the configuration has no [fleet]; write it as docs/fleet.md shows"), "{none}");
+}
+
+#[test]
+fn a_gateway_whose_row_says_drain_turns_connections_away_until_it_is_active_again() {
+    let mut site = site();
+    let ids = identities();
+    let rotation = format!("[[rotation]]\nnumber = 0\nsalt = \"{}\"\nstate = \"issue\"\n", SALTS[0]);
+    let table = site.path("fleet.toml");
+    let write = |state: &str| {
+        let row = row(&ids.gateway, "a1", "0004d2");
+        std::fs::write(&table, format!("{rotation}{row}state = \"{state}\"\n")).unwrap();
+    };
+    write("active");
+    site.more = "[reload]\nwatch = false\n[quic]\nidle_timeout_ms = 3600000\n[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"0004d2\"\n\
+        provider = \"file\"\nfile = \"fleet.toml\"\n"
+        .to_owned();
+    let (mut gateway, at) = crate::admin::start(&mut site, "");
+    let remote = Remote::new(&format!("http://{at}"), None, None).unwrap();
+    let mut client = pinging(&site);
+    until_served(&at, 500);
+    for state in ["drain", "out"] {
+        write(state);
+        gateway.process.reload("reloaded");
+        let (status, why) = remote.get("/readyz").unwrap();
+        assert!(status == 503 && why.contains("drained by the fleet's table"), "{status} {why}");
+        let (_, metrics) = remote.get("/metrics").unwrap();
+        assert!(metrics.contains("\nstoq_draining 1") && metrics.contains("\nstoq_ready 0"));
+        run(site.client("ping").args(["-c", "1"]), 1);
+        until_served(&at, 500);
+    }
+    write("active");
+    gateway.process.reload("reloaded");
+    assert_eq!(remote.get("/readyz").unwrap().0, 200);
+    run(site.client("ping").args(["-c", "1"]), 0);
+    assert!(client.is_running(), "{}", client.log());
+}

@@ -151,6 +151,7 @@ impl World {
                 own_key: own_key.clone(),
                 boot: format!("{number:016x}"),
                 version: "0.1.0".into(),
+                since_s: 0,
                 endpoints: NODES,
                 seed: world.random.random(),
             };

@@ -3,13 +3,13 @@
 use hyper::Request;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use stoq::limits::{FLEET_ANSWER_BYTES_MAX, FLEET_LINE_BYTES_MAX};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -31,6 +31,10 @@ pub(super) struct EtcdEndpoint {
 pub(super) struct EtcdConnection {
     sender: SendRequest<String>,
     authority: String,
+    /// The certificate that etcd showed.
+    pub(super) certificate: Option<CertificateDer<'static>>,
+    /// The time of day that the last answer named.
+    pub(super) date: Option<SystemTime>,
 }
 
 impl EtcdEndpoint {
@@ -45,15 +49,19 @@ impl EtcdEndpoint {
             rustix::net::sockopt::set_tcp_keepcnt(&stream, PROBES)
         };
         alive().map_err(|error| error.to_string())?;
+        let mut certificate = None;
         let sender = match &self.tls {
             None => started(TokioIo::new(stream)).await?,
             Some(tls) => {
                 let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
                 let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
-                started(TokioIo::new(stream.map_err(|error| error.to_string())?)).await?
+                let stream = stream.map_err(|error| error.to_string())?;
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                certificate = shown.map(|shown| shown.clone().into_owned());
+                started(TokioIo::new(stream)).await?
             }
         };
-        Ok(EtcdConnection { sender, authority: self.authority.clone() })
+        Ok(EtcdConnection { sender, authority: self.authority.clone(), certificate, date: None })
     }
 }
 
@@ -88,6 +96,8 @@ impl EtcdConnection {
         }
         self.sender.ready().await.map_err(|error| error.to_string())?;
         let response = self.sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        self.date = date.and_then(|date| httpdate::parse_http_date(date).ok());
         Ok((response.status().as_u16(), response.into_body()))
     }
 

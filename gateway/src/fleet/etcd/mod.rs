@@ -2,9 +2,13 @@
 //!
 //! One connection has the questions, one after another, and another one the watch. Both end with the session of the member.
 
+mod client;
 mod files;
 mod http;
+mod order_wire;
 mod wire;
+
+pub use client::{EtcdClient, EtcdFault, EtcdSight};
 
 use self::http::{EtcdConnection, EtcdEndpoint};
 use super::exchange::{FleetEvent, FleetRequest, MemberSettings, MemberStatus};
@@ -41,10 +45,23 @@ impl std::fmt::Debug for EtcdSettings {
     }
 }
 
+impl EtcdSettings {
+    /// The endpoint at this place in the configuration.
+    fn endpoint(&self, at: usize) -> EtcdEndpoint {
+        let (has_tls, host, port) = self.endpoints[at].clone();
+        let authority =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let tls = self.tls.clone().filter(|_| has_tls);
+        EtcdEndpoint { authority, host, tls }
+    }
+}
+
 /// What the thread tells of the directory.
 pub trait FleetWatcher: Send {
     /// Takes a new table of this cluster. Returns the revision of the rotations that the gateway goes by.
     fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64;
+    /// Tries again what was refused, at each turn. Returns the revision of the rotations that the gateway goes by, if it tried.
+    fn again(&mut self) -> Option<u64>;
     /// Takes the state. Returns whether the cluster that answers is to be adopted.
     fn status(&mut self, status: &MemberStatus) -> bool;
 }
@@ -173,17 +190,16 @@ impl<W: FleetWatcher> Driver<W> {
             let keys = self.watcher.table(cluster, &table);
             self.member.set_keys(Instant::now(), keys);
         }
+        if let Some(keys) = self.watcher.again() {
+            self.member.set_keys(Instant::now(), keys);
+        }
         if self.watcher.status(&self.member.status()) {
             self.member.adopt(Instant::now());
         }
     }
 
     fn connect(&mut self, number: u64, endpoint: usize) {
-        let (has_tls, host, port) = self.settings.endpoints[endpoint].clone();
-        let authority =
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        let tls = self.settings.tls.clone().filter(|_| has_tls);
-        let endpoint = EtcdEndpoint { authority, host, tls };
+        let endpoint = self.settings.endpoint(endpoint);
         let (questions, asked) = unbounded_channel();
         let asker = EtcdAsker {
             settings: self.settings.clone(),
@@ -238,10 +254,7 @@ impl EtcdAsker {
             let mut event = FleetEvent::Lost("the user's token is not taken".into());
             // A token that is over is renewed once.
             for _ in 0..2 {
-                self.authenticate().await?;
-                let token = self.token.as_deref();
-                let connection = self.connection.as_mut().expect("it is connected");
-                let (status, answer) = connection.ask(path, &body, token).await?;
+                let (status, answer) = self.question(path, &body).await?;
                 match wire::answer(&request, status, &answer, &self.settings.prefix) {
                     wire::Said::Event(said) => {
                         event = said;
@@ -265,6 +278,13 @@ impl EtcdAsker {
         let connection = self.connection.take().expect("it is connected");
         let prefix = &self.settings.prefix;
         connection.lines(path, &body, self.token.as_deref(), |line| tell(wire::watched(line, prefix))).await
+    }
+
+    /// Asks one question.
+    async fn question(&mut self, path: &str, body: &serde_json::Value) -> Result<(u16, Vec<u8>), String> {
+        self.authenticate().await?;
+        let token = self.token.as_deref();
+        self.connection.as_mut().expect("it is connected").ask(path, body, token).await
     }
 
     /// Connects and, where there is a user, has its token.

@@ -51,18 +51,13 @@ pub(super) fn request(request: &FleetRequest, prefix: &str, own_key: &str) -> (&
 
 /// What the answer to a request says, a watch aside.
 pub(super) fn answer(request: &FleetRequest, status: u16, body: &[u8], prefix: &str) -> Said {
-    // A body with an error has the trailers of gRPC behind it.
-    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
-    let Some(Ok(value)) = values.next() else {
-        let text = String::from_utf8_lossy(&body[..body.len().min(ERROR_SHOWN_LEN)]);
-        return Said::Event(FleetEvent::Lost(format!("status {status}: {}", text.escape_debug())));
+    let value = match value(status, body) {
+        Ok(value) => value,
+        Err(Said::Event(FleetEvent::LeaseGone)) if matches!(request, FleetRequest::Revoke(_)) => {
+            return Said::Event(FleetEvent::Revoked);
+        }
+        Err(said) => return said,
     };
-    if let Some(said) = error(&value) {
-        return match (said, request) {
-            (Said::Event(FleetEvent::LeaseGone), FleetRequest::Revoke(_)) => Said::Event(FleetEvent::Revoked),
-            (said, _) => said,
-        };
-    }
     let event = match request {
         FleetRequest::Probe => head(&value).map(FleetEvent::Probed),
         FleetRequest::List => head(&value).map(|head| FleetEvent::Listed(head, entries(&value, prefix))),
@@ -76,6 +71,20 @@ pub(super) fn answer(request: &FleetRequest, status: u16, body: &[u8], prefix: &
         FleetRequest::Connect { .. } | FleetRequest::WatchFrom(_) => None,
     };
     Said::Event(event.unwrap_or_else(|| FleetEvent::Lost("its answer is none of etcd's".into())))
+}
+
+/// The JSON of an answer, or the error that it says.
+pub(super) fn value(status: u16, body: &[u8]) -> Result<Value, Said> {
+    // A body with an error has the trailers of gRPC behind it.
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+    let Some(Ok(value)) = values.next() else {
+        let text = String::from_utf8_lossy(&body[..body.len().min(ERROR_SHOWN_LEN)]);
+        return Err(Said::Event(FleetEvent::Lost(format!("status {status}: {}", text.escape_debug()))));
+    };
+    match error(&value) {
+        Some(said) => Err(said),
+        None => Ok(value),
+    }
 }
 
 /// What one line of a watch says.
@@ -143,7 +152,7 @@ fn error(value: &Value) -> Option<Said> {
     })
 }
 
-fn head(value: &Value) -> Option<StoreHead> {
+pub(super) fn head(value: &Value) -> Option<StoreHead> {
     let header = &value["header"];
     Some(StoreHead { cluster: number(&header["cluster_id"])?, revision: number(&header["revision"])? })
 }
@@ -165,22 +174,22 @@ fn entry(kv: &Value, prefix: &str) -> Option<FleetEntry> {
 }
 
 /// The name of a key, without letters that are not seen.
-fn key(kv: &Value) -> Option<Arc<str>> {
+pub(super) fn key(kv: &Value) -> Option<Arc<str>> {
     let key = BASE64.decode(kv["key"].as_str()?.as_bytes()).ok()?;
     let key = String::from_utf8_lossy(&key);
     Some(if key.chars().any(char::is_control) { key.escape_debug().to_string().into() } else { key.into() })
 }
 
-fn number(value: &Value) -> Option<u64> {
+pub(super) fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-fn base64(octets: &[u8]) -> String {
+pub(super) fn base64(octets: &[u8]) -> String {
     BASE64.encode(octets)
 }
 
 /// The end of the range of all keys with this prefix, which ends in `/`.
-fn end_of(prefix: &str) -> Vec<u8> {
+pub(super) fn end_of(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     end.last_mut().into_iter().for_each(|last| *last += 1);
     end
