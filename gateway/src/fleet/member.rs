@@ -156,6 +156,8 @@ impl FleetMember {
     pub fn adopt(&mut self, now: Instant) {
         (self.cluster, self.seen, self.is_listed) = (None, 0, false);
         self.lease = HeldLease::default();
+        // Nothing of what it said is in another cluster.
+        self.said = None;
         self.end_session();
         self.link = Link::Away { until: now };
     }
