@@ -125,7 +125,12 @@ class Fleet(Scene):
         endpoints = [f"https://127.0.0.1:{port}" for port in self.client_ports]
         etcd = {"endpoints": endpoints, "ca": "ca.pem", "certificate": "gateway-etcd.pem"}
         etcd["key"] = "gateway-etcd.key"
-        fleet = {"key_file": "fleet.key", "server_id": server_id or f"00000{name[1]}", "provider": "etcd", "name": "lab"}
+        fleet = {
+            "key_file": "fleet.key",
+            "server_id": server_id or f"00000{name[1]}",
+            "provider": "etcd",
+            "name": "lab",
+        }
         fleet |= {"saved": f"{name}.fleet.json"}
         sections = {
             "network": kernel(f"127.0.0.1:{port}"),
