@@ -239,17 +239,17 @@ fn a_get_survives_the_death_of_a_holder_in_the_middle() {
         let has_part = || std::fs::metadata(&part).is_ok_and(|file| file.len() > 1 << 20);
         wait_until("a part of it is there", || has_part() || copy.exists());
         // It stands still while the holder dies.
-        client.signal(rustix::process::Signal::STOP);
+        client.signal(Signal::STOP);
         if !copy.exists() {
             break client;
         }
         // This time it was over before.
-        client.signal(rustix::process::Signal::CONT);
+        client.signal(Signal::CONT);
         client.end();
         std::fs::remove_file(&copy).unwrap();
     };
     mesh.kill("b");
-    client.signal(rustix::process::Signal::CONT);
+    client.signal(Signal::CONT);
     assert_eq!(client.end().code(), Some(0), "{}", client.log());
     assert_same(&mesh.path("copy"), &path);
     assert!(!part.exists());
