@@ -2,7 +2,7 @@
 
 mod opened;
 
-use crate::anycast::Anycast;
+use crate::anycast::{Anycast, AnycastError};
 use crate::config::{FleetProvider, GatewayConfig, IdentityConfig, allowed_by};
 use crate::dates::out_of_dates;
 use crate::fleet::etcd::EtcdSettings;
@@ -50,7 +50,7 @@ pub fn run(config: &GatewayConfig, file: &Path) -> Vec<Finding> {
     let mut findings = Findings::default();
     certificates(config, &mut findings);
     fleet(config, &mut findings);
-    anycast(config, &mut findings);
+    anycast(config, file, &mut findings);
     cores(config, &mut findings);
     match machine::ensure_memory(&config.network, config.memory_tier_bytes()) {
         Ok((wanted_mib, total_mib)) => {
@@ -244,11 +244,15 @@ fn fleet(config: &GatewayConfig, findings: &mut Findings) {
 }
 
 /// Makes the interface of `[anycast]`, and removes it.
-fn anycast(config: &GatewayConfig, findings: &mut Findings) {
+fn anycast(config: &GatewayConfig, file: &Path, findings: &mut Findings) {
     let Some(anycast) = &config.anycast else { return };
     match Anycast::open(anycast) {
         Ok(_) => findings.ok("anycast", format!("{} can be made", anycast.interface)),
         Err(error) => {
+            let ours = matches!(error, AnycastError::Exists(_)).then(|| opened::running(file)).flatten();
+            if let Some(ours) = ours {
+                return findings.running("anycast", &format!("{} is in use", anycast.interface), &ours);
+            }
             let fix = "follow the line above; docs/fleet.md says what the gateway needs";
             findings.push("anycast", Severity::Failed, error.to_string(), Some(fix.into()));
         }

@@ -9,7 +9,7 @@ use crate::admin::Admin;
 use crate::config::AnycastConfig;
 use crate::faults::started;
 use crate::periodic::Periodic;
-use netlink::{AddressChange, InterfaceAddresses};
+use netlink::{AddressChange, InterfaceAddresses, is_interface};
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,11 +28,9 @@ pub enum AnycastError {
     /// The kernel has no TUN.
     #[error("anycast.interface: {0} cannot be made ({1}); run `modprobe tun` as root")]
     NoTun(String, io::Error),
-    /// Another process has the interface.
-    #[error(
-        "anycast.interface: {0} belongs to another process ({1}); give another name, or end that process"
-    )]
-    Busy(String, io::Error),
+    /// The interface is there already: another process has it, or it is persistent, and its addresses would outlive this process.
+    #[error("anycast.interface: {0} is there already; give another name, or remove it: `ip link delete {0}`")]
+    Exists(String),
     /// Another fault.
     #[error("anycast.interface: {0} cannot be made ({1})")]
     Other(String, io::Error),
@@ -43,7 +41,6 @@ impl AnycastError {
         let make = match error.kind() {
             ErrorKind::PermissionDenied => Self::Denied,
             ErrorKind::NotFound => Self::NoTun,
-            ErrorKind::ResourceBusy => Self::Busy,
             _ => Self::Other,
         };
         make(name.to_owned(), error)
@@ -73,6 +70,9 @@ impl Anycast {
     /// # Errors
     /// The interface cannot be made: no right, no TUN in the kernel, or its name is taken.
     pub fn open(config: &AnycastConfig) -> Result<Self, AnycastError> {
+        if is_interface(&config.interface) {
+            return Err(AnycastError::Exists(config.interface.clone()));
+        }
         let failed = |error| AnycastError::new(&config.interface, error);
         let device = DeviceBuilder::new().name(&config.interface).build_sync().map_err(failed)?;
         let addresses = InterfaceAddresses::new(&config.interface, &config.addresses).map_err(failed)?;
@@ -169,11 +169,18 @@ mod tests {
         for (kind, part) in [
             (ErrorKind::PermissionDenied, "needs CAP_NET_ADMIN and may open /dev/net/tun"),
             (ErrorKind::NotFound, "run `modprobe tun` as root"),
-            (ErrorKind::ResourceBusy, "belongs to another process"),
             (ErrorKind::Other, "stoq0 cannot be made"),
         ] {
             let error = AnycastError::new("stoq0", kind.into()).to_string();
             assert!(error.starts_with("anycast.interface: stoq0") && error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn an_interface_that_is_there_is_refused_since_it_may_outlive_the_gateway() {
+        let (interface, addresses) = ("lo".to_owned(), vec!["203.0.113.1".parse().unwrap()]);
+        let config = AnycastConfig { interface, addresses, settle_ms: 0 };
+        let error = Anycast::open(&config).err().unwrap().to_string();
+        assert!(error.contains("is there already; give another name"), "{error}");
     }
 }

@@ -53,8 +53,17 @@ impl InterfaceAddresses {
     /// Puts all of them on the interface, or takes them off. What is so already is no error.
     ///
     /// # Errors
-    /// The kernel refuses one; the others are changed.
+    /// The kernel refuses one. None is put on the interface then, and the others are taken off.
     pub(super) fn change(&mut self, change: AddressChange) -> io::Result<()> {
+        let changed = self.change_each(change);
+        if changed.is_err() && change == AddressChange::Add {
+            // An address that stayed alone would be announced whether the gateway is ready or not.
+            let _ = self.change_each(AddressChange::Remove);
+        }
+        changed
+    }
+
+    fn change_each(&mut self, change: AddressChange) -> io::Result<()> {
         let results: Vec<_> =
             self.addresses.clone().into_iter().map(|address| self.change_one(address, change)).collect();
         results.into_iter().collect()
@@ -71,6 +80,12 @@ impl InterfaceAddresses {
             (result, _) => result,
         }
     }
+}
+
+/// Whether there is an interface of this name.
+pub(super) fn is_interface(name: &str) -> bool {
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None);
+    socket.is_ok_and(|socket| netdevice::name_to_index(&socket, name).is_ok())
 }
 
 impl fmt::Display for InterfaceAddresses {

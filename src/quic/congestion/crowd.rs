@@ -47,19 +47,19 @@ pub(super) struct Crowd {
     standing: u32,
     /// Some of these rounds lost packets.
     has_lost: bool,
-    cubic: Option<Cubic>,
-    until: Option<Instant>,
+    /// The controller that has the flow, and until when.
+    cubic: Option<(Cubic, Instant)>,
 }
 
 impl Crowd {
     /// The controller that has the flow among many others.
     pub(super) fn cubic(&mut self) -> Option<&mut Cubic> {
-        self.cubic.as_mut()
+        self.cubic.as_mut().map(|(cubic, _)| cubic)
     }
 
     /// CUBIC's window while it has the flow, bytes.
     pub(super) fn window(&self) -> Option<u64> {
-        self.cubic.as_ref().map(Cubic::window)
+        self.cubic.as_ref().map(|(cubic, _)| cubic.window())
     }
 
     /// A round of the model is over that was no probe. Returns whether CUBIC has the flow from now on.
@@ -73,8 +73,8 @@ impl Crowd {
         let met_full_buffer = self.standing >= STANDING_ROUNDS && (self.has_lost || model.has_overflowed);
         if model.min_rtt < SHORT_RTT && (is_congested || met_full_buffer) {
             let share = round.acked.max(PACKETS_MIN * mtu).min(model.window);
-            self.cubic = Some(Cubic::resumed(share, model.mtu));
-            self.until = Some(now + SPAN + Duration::from_millis(random % SPAN_MORE_MS));
+            let until = now + SPAN + Duration::from_millis(random % SPAN_MORE_MS);
+            self.cubic = Some((Cubic::resumed(share, model.mtu), until));
             self.standing = 0;
         }
         self.cubic.is_some()
@@ -96,10 +96,6 @@ impl Crowd {
 
     /// A round of CUBIC's is over. Returns whether the model has the flow again.
     pub(super) fn on_cubic_round(&mut self, now: Instant) -> bool {
-        let is_over = self.until.is_some_and(|until| now >= until);
-        if is_over {
-            (self.cubic, self.until) = (None, None);
-        }
-        is_over
+        self.cubic.take_if(|(_, until)| now >= *until).is_some()
     }
 }

@@ -128,16 +128,19 @@ impl EtcdConnection {
         mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), String> {
         let (_, mut incoming) = self.post(path, body, token).await?;
-        let mut buffer = Vec::new();
+        // The octets before `searched` have no end of a line.
+        let (mut buffer, mut searched) = (Vec::new(), 0);
         while let Some(part) = next(&mut incoming).await? {
             buffer.extend_from_slice(&part);
-            while let Some(end) = buffer.iter().position(|octet| *octet == b'\n') {
-                let line: Vec<_> = buffer.drain(..=end).collect();
+            while let Some(at) = buffer[searched..].iter().position(|octet| *octet == b'\n') {
+                let line: Vec<_> = buffer.drain(..=searched + at).collect();
+                searched = 0;
                 if line.len() > 1 && !take(&line) {
                     return Ok(());
                 }
             }
-            if buffer.len() > FLEET_LINE_BYTES_MAX {
+            searched = buffer.len();
+            if searched > FLEET_LINE_BYTES_MAX {
                 return Err(format!("a change of more than {FLEET_LINE_BYTES_MAX} bytes"));
             }
         }
