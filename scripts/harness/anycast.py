@@ -22,7 +22,6 @@ class Anycast(Scene):
 
     def build(self):
         say("a router and a gateway's host with BIRD, another host with FRR")
-        self.identities("g", "client")
         self.router = self.namespace("r")
         self.hosts = {}
         for n in (1, 2):
@@ -88,8 +87,8 @@ class Anycast(Scene):
             f"the router sends to {gateways}", lambda: self.next_hops(V4) == self.next_hops(V6) == list(gateways)
         )
 
-    def start(self, n):
-        self.configure(
+    def configured(self, n):
+        return self.configure(
             f"g{n}",
             {
                 "network": {"kind": "kernel-udp", "listen": ["0.0.0.0:4433", "[::]:4433"]},
@@ -100,6 +99,9 @@ class Anycast(Scene):
                 "shutdown": {"drain_ms": 1000},
             },
         )
+
+    def start(self, n):
+        self.configured(n)
         return self.gateway(f"g{n}", inside(self.hosts[n])).serves()
 
     def ping(self, address):
@@ -116,9 +118,32 @@ class Anycast(Scene):
         gateway.process.wait()
         return after_ms
 
+    def alone(self):
+        """On a host without a router: an interface that would outlive the gateway, and a kernel that takes no IPv6 address."""
+        host = self.hosts[1] = self.namespace("alone")
+        run("ip", "-n", host, "tuntap", "add", "stoq1", "mode", "tun")
+        config = self.configured(1)
+        started = subprocess.run(
+            inside(host, self.gateway_executable, "run", "--config", config),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        ensure(started.returncode == 1 and "stoq1 is there already" in started.stderr, started.stderr)
+        run("ip", "-n", host, "link", "delete", "stoq1")
+        run(*inside(host), "sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6")
+        gateway = self.gateway("g1", inside(host)).serves()
+        wait_until("the log says so", lambda: "addresses cannot be changed" in gateway.log.read_text())
+        ensure(V4 not in run("ip", "-n", host, "addr", "show", "stoq1"), "one address of two is announced")
+        gateway.stop()
+
 
 def script():
     with Anycast() as scene:
+        say("a persistent interface is refused, and all addresses are announced or none")
+        scene.hosts = {}
+        scene.identities("g", "client")
+        scene.alone()
         scene.build()
         ensure(scene.next_hops() == [], "the address is announced before a gateway runs")
         say("a gateway that is ready is announced, and answers at the address")
