@@ -326,9 +326,16 @@ impl SetWriter {
         let mut promoted = SmallVec::<[Part; 2]>::new();
         for part in claimed {
             if part.bytes == part.length && !self.store.index().has_payload(&part.token, part.length) {
-                marks.push(self.promote(&part)?);
                 own = own.without(layout::lanes_of(&self.descriptor, part.blob));
                 promoted.push(part);
+                if let Err(error) = self.promote(promoted.last().expect("one was added"), marks) {
+                    // No payload claims the names, those of an earlier part among them: they go with the next commit.
+                    let paths = promoted
+                        .iter()
+                        .flat_map(|part| [BLOB, OUTBOARD].map(|kind| layout::path(&part.token.into(), kind)));
+                    self.store.index().forget_files(paths);
+                    return Err(error);
+                }
             }
         }
         let bytes = self.store.set_bytes(&self.descriptor, own);
@@ -382,28 +389,19 @@ impl SetWriter {
     }
 
     /// Gives the set's files of a complete blob a second name, as a payload. They keep the first name until the set
-    /// no longer claims them.
-    fn promote(&self, part: &Part) -> Result<Mark, StoreError> {
+    /// no longer claims them. `marks` gets what tells of the second until the next commit.
+    fn promote(&self, part: &Part, marks: &mut Vec<Mark>) -> Result<(), StoreError> {
         let (set, payload) = (AnyToken::from(self.token), AnyToken::from(part.token));
         let (kind, outboard_kind) = layout::lane_kinds(part.blob);
         let blob = self.store.file(&payload, BLOB);
-        let mark = self.store.mark(&payload)?;
+        marks.push(self.store.mark(&payload)?);
         let disk = &self.store.disk;
-        let place = || {
-            disk.make_directory(parent(&blob))?;
-            if outboard_bytes(part.length) > 0 {
-                disk.link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
-            }
-            disk.link(&self.store.file(&set, kind), &blob)?;
-            disk.sync_directory(parent(&blob))
-        };
-        if let Err(error) = place() {
-            let paths = [BLOB, OUTBOARD].map(|kind| layout::path(&payload, kind));
-            self.store.index().forget_files(paths);
-            self.store.leave_mark(mark);
-            return Err(error);
+        disk.make_directory(parent(&blob))?;
+        if outboard_bytes(part.length) > 0 {
+            disk.link(&self.store.file(&set, outboard_kind), &self.store.file(&payload, OUTBOARD))?;
         }
-        Ok(mark)
+        disk.link(&self.store.file(&set, kind), &blob)?;
+        disk.sync_directory(parent(&blob))
     }
 }
 

@@ -295,6 +295,8 @@ impl RawPeer {
         let mut worked = self.receive(now);
         if self.withdraws.as_ref().is_some_and(|withdraws| withdraws()) {
             self.withdrawn = true;
+            // What it has answered a neighbor is counted as sent.
+            self.network.flush(now, &self.counters);
             return true;
         }
         if self.quic.poll_timeout().is_some_and(|at| at <= now) {

@@ -83,3 +83,24 @@ fn blocks_of_lanes_whose_put_failed_are_charged() {
     }
     assert!(failed > 4, "{failed} puts failed");
 }
+
+#[test]
+fn nothing_is_left_of_lanes_whose_put_failed() {
+    let (mut failed, mut is_over) = (0, false);
+    for at in 0.. {
+        let directory = scratch();
+        let (disk, store) = open(&directory, 0, at);
+        let Some(store) = store else { continue };
+        if put_lanes(&store, "1-4").is_ok() {
+            // Both blobs become whole, and a payload each.
+            failed += usize::from(put_lanes(&store, "0,5").is_err());
+            is_over = at >= disk.steps();
+        }
+        drop(store);
+        Left::open(directory, Promises::new(), 0).examine_as_it_is();
+        if is_over {
+            break;
+        }
+    }
+    assert!(failed > 16, "{failed} puts failed");
+}
