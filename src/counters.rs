@@ -139,6 +139,8 @@ counters! {
     ClientsRefused = "clients_refused",
     /// Connections refused because their node had as many as one may have.
     NodeConnectionsRefused = "node_connections_refused",
+    /// Connections refused because this node drains, or is to take no new ones for now.
+    ConnectionsTurnedAway = "connections_turned_away",
     /// Requests refused because their node had as many in flight as one may have.
     NodeRequestsRefused = "node_requests_refused",
     /// Requests refused because memory was short and their node held more of it than its share.

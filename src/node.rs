@@ -18,7 +18,7 @@ use crate::session::{Holds, QueueRoutes, SilenceLimits};
 use crate::stages::{LoopStage, Sampled};
 use crate::tls;
 use crate::wire::IpFamily;
-use crate::worker::{self, ByFamily, Idle, NodeShared, PeerGateway, Quic, Renewal, Worker, WorkerStatus};
+use crate::worker::{self, ByFamily, Idle, NodeShared, PeerGatewayList, Quic, Renewal, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
 use std::any::Any;
@@ -77,10 +77,8 @@ pub struct NodeConfig {
     pub server: Option<Arc<QuicServerConfig>>,
     /// To open connections; `None`: it opens none.
     pub client: Option<Arc<QuicClientConfig>>,
-    /// Other gateways; connections to them are kept.
-    pub peer_gateways: Vec<PeerGateway>,
-    /// The most connections to peer gateways that a worker keeps at once.
-    pub peer_gateway_connections_max: usize,
+    /// Other gateways; connections to the standing ones are kept.
+    pub peer_gateways: PeerGatewayList,
     /// The rules of forwarding; `None`: every HOP record is refused.
     pub hops: Option<Arc<Hops>>,
     /// The cache for forwarded payloads whose requests allow it; `None`: none is kept.
@@ -123,8 +121,10 @@ impl Default for NodeConfig {
         Self {
             server: None,
             client: None,
-            peer_gateways: Vec::new(),
-            peer_gateway_connections_max: PEER_GATEWAY_CONNECTIONS_DEFAULT,
+            peer_gateways: PeerGatewayList {
+                peer_gateways: Vec::new(),
+                connections_max: PEER_GATEWAY_CONNECTIONS_DEFAULT,
+            },
             hops: None,
             cache: None,
             rights: Arc::default(),
@@ -164,7 +164,7 @@ impl Node {
     where
         N: Network + Send + 'static,
     {
-        let peers = config.peer_gateways.iter().map(|peer| config.quic.with(&peer.control));
+        let peers = config.peer_gateways.peer_gateways.iter().map(|peer| config.quic.with(&peer.control));
         for quic in peers.chain([config.quic.clone()]) {
             quic.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         }
@@ -203,7 +203,7 @@ impl Node {
                 worker.add_inline(Box::new(Relay::new(worker.status(), config.cache.clone())));
             }
             checks.next().into_iter().for_each(|checks| worker.set_checks(checks));
-            worker.set_peer_gateways(config.peer_gateways.clone(), config.peer_gateway_connections_max, now);
+            worker.set_peer_gateways(config.peer_gateways.clone(), now);
             node.statuses.push(worker.status());
             node.wakers.push(worker.waker());
             let core = config.cores.get(index).copied();
@@ -275,21 +275,15 @@ impl Node {
         &self.shared
     }
 
-    /// Takes the TLS, the QUIC and the peer gateways of `config` for new connections, the rights for new requests, and the rotations of its fleet; its other parts
-    /// count only at the start. Open connections go on as they began, except those to nodes that are no longer peer
-    /// gateways: they are closed once no request runs on them.
+    /// Takes the TLS and the QUIC of `config` for new connections, the rights for new requests, and the rotations of its fleet; its other parts
+    /// count only at the start ([`NodeShared::renew_peer_gateways`] changes the peer gateways). Open connections go on as they began.
     pub fn renew(&self, config: &NodeConfig) {
         self.shared.window_budget.set_total(config.quic.window_budget_bytes());
         self.shared.node_seats.set_max(config.quic.connections_per_node_max);
         if let Some(fleet) = &config.fleet {
             self.shared.keys.renew(fleet);
         }
-        self.shared.renew(Renewal {
-            quic: config.quic(self.device_mtu),
-            peer_gateways: config.peer_gateways.clone(),
-            peer_gateway_connections_max: config.peer_gateway_connections_max,
-            rights: config.rights.clone(),
-        });
+        self.shared.renew(Renewal { quic: config.quic(self.device_mtu), rights: config.rights.clone() });
         self.wake();
     }
 

@@ -34,6 +34,8 @@ pub mod reloads;
 pub mod service;
 pub mod tls;
 
+mod peer_list;
+
 pub mod fleet;
 
 pub mod watch;

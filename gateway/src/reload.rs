@@ -7,8 +7,8 @@ use crate::admin::{Access, Admin};
 use crate::config::{GatewayConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Event, Reloaded};
-use crate::fleet::FleetPart;
 use crate::fleet::view::FleetView;
+use crate::fleet::{AttachedGateway, FleetPart};
 use crate::reloads::Reloads;
 use crate::tls::KeyLogger;
 use crate::{logging, panics, renewable, rights};
@@ -64,6 +64,8 @@ pub struct ReloadParts {
     pub dates: Dates,
     /// The forwarding rules.
     pub hops: Arc<Hops>,
+    /// What the fleet's table changes.
+    pub(crate) attached: Arc<AttachedGateway>,
     /// The seed store, if there is one.
     pub store: Option<Arc<Store>>,
     /// The admin endpoint, if there is one.
@@ -85,13 +87,15 @@ pub struct Live {
     started: GatewayConfig,
     /// The configuration of the last good reload: it holds for all other keys.
     running: GatewayConfig,
+    /// The hash of everything that it was made of but the fleet's table.
+    inputs: blake3::Hash,
     parts: ReloadParts,
 }
 
 impl Live {
-    /// A gateway that was started with `config`.
-    pub fn new(config: &GatewayConfig, parts: ReloadParts) -> Self {
-        Self { started: config.clone(), running: config.clone(), parts }
+    /// A gateway that was started with `config`; `inputs` are those of [`inputs`] before its files were read.
+    pub fn new(config: &GatewayConfig, inputs: blake3::Hash, parts: ReloadParts) -> Self {
+        Self { started: config.clone(), running: config.clone(), inputs, parts }
     }
 
     /// The admin endpoint, if there is one.
@@ -132,9 +136,16 @@ impl Live {
     fn take(&mut self, node: &Node, file: &Path) -> anyhow::Result<Vec<String>> {
         // First everything that can fail.
         let config = load_gateway(file)?;
+        let inputs = inputs(&config);
         let level = logging::level(&config.log)?;
         let fleet = self.parts.fleet.as_ref();
         let fleet = fleet.map(|fleet| fleet.renewed(config.fleet.as_ref())).transpose()?;
+        if inputs == self.inputs
+            && let Some(fleet) = &fleet
+            && fleet.table.is_some()
+        {
+            return self.take_table(node, fleet.clone());
+        }
         let (keys, key_log) = (FleetPart::keys(fleet.as_ref()), self.parts.key_log.clone());
         let (renewed, identity) = renewable::node(&config, keys, key_log)?;
         fleet.as_ref().map_or(Ok(()), |fleet| fleet.check_own(identity.node_id()))?;
@@ -149,13 +160,13 @@ impl Live {
             bail!("the running cache needs a capacity_bytes; set one, or set hops.cache = false and restart");
         }
         // From here on nothing can fail.
-        let (policy, peer_gateways) = renewable::rules(&config, identity.node_id());
-        self.parts.hops.renew(policy, peer_gateways);
+        self.parts.hops.renew(renewable::policy(&config, identity.node_id()));
         if let (Some(store), Some(seed)) = (&self.parts.store, seed) {
             store.configure(renewable::kept(&config, seed));
         }
         node.renew(&renewed);
-        FleetPart::attach(fleet.as_ref(), node.shared(), identity.node_id());
+        self.parts.attached.peers().configure(renewed.peer_gateways, config.dials_members());
+        FleetPart::attach(fleet.as_ref(), &self.parts.attached);
         self.parts.dates.set(facts.chain());
         if let Some(admin) = &self.parts.admin {
             admin.set_facts(facts);
@@ -173,18 +184,48 @@ impl Live {
         if self.parts.identity.chain() != identity.chain() {
             changed.push("certificate".into());
         }
-        if let Some(table) = fleet.as_ref().and_then(|fleet| fleet.table.as_ref()) {
-            let before = self.parts.fleet.as_ref().and_then(|fleet| fleet.table.as_ref());
-            if before.is_none_or(|before| before.roster.revision != table.roster.revision) {
-                fleet.iter().for_each(|fleet| fleet.log(identity.node_id()));
-                changed.push("fleet.table".into());
-            }
-            self.parts.fleet_view.show(Some(table.clone()));
-        }
-        self.parts.fleet = fleet;
-        (self.running, self.parts.identity) = (config, identity);
+        (self.running, self.inputs, self.parts.identity) = (config, inputs, identity);
+        changed.extend(fleet.and_then(|fleet| self.show_table(fleet)));
         Ok(changed)
     }
+
+    /// Takes a file's table where nothing else has changed: TLS, its sessions and all other settings stay as they are.
+    fn take_table(&mut self, node: &Node, fleet: FleetPart) -> anyhow::Result<Vec<String>> {
+        fleet.check_own(self.parts.identity.node_id())?;
+        node.shared().keys.renew(&fleet.settings);
+        FleetPart::attach(Some(&fleet), &self.parts.attached);
+        Ok(self.show_table(fleet).into_iter().collect())
+    }
+
+    /// Shows the table that is in effect, and returns its name if it is another one than before.
+    fn show_table(&mut self, fleet: FleetPart) -> Option<String> {
+        let before = self.parts.fleet.as_ref().and_then(|fleet| fleet.table.as_ref());
+        let table = fleet.table.clone();
+        let is_new = table
+            .as_ref()
+            .is_some_and(|table| before.is_none_or(|before| before.roster.revision != table.roster.revision));
+        if is_new {
+            fleet.log(self.parts.identity.node_id());
+        }
+        if table.is_some() {
+            self.parts.fleet_view.show(table);
+        }
+        self.parts.fleet = Some(fleet);
+        is_new.then(|| "fleet.table".into())
+    }
+}
+
+/// The hash of everything of which a gateway of `config` is made but its fleet's table.
+pub fn inputs(config: &GatewayConfig) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(config.fingerprint.as_bytes());
+    let table = config.fleet.as_ref().and_then(|fleet| fleet.file.as_ref());
+    for file in files(Path::new(""), config).iter().skip(1).filter(|file| Some(*file) != table) {
+        // A file that cannot be read is like no other one: what needs it says so.
+        let contents = std::fs::read(file).map(|contents| blake3::hash(&contents));
+        hasher.update(&contents.map_or([0; 32], Into::into));
+    }
+    hasher.finalize()
 }
 
 /// The files that a configuration consists of.

@@ -8,7 +8,6 @@ use crate::rights;
 use crate::tls::{self, KeyLogger};
 use anyhow::Context;
 use quinn_proto::crypto::rustls::QuicClientConfig;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use stoq::hop::Policy;
 use stoq::names::{Places, Resolver};
@@ -17,7 +16,7 @@ use stoq::quic::fleet_settings::FleetSettings;
 use stoq::quic::qlog::Qlog;
 use stoq::seed::StoreConfig;
 use stoq::tls::{Identity, NodeId};
-use stoq::worker::PeerGateway;
+use stoq::worker::{PeerGateway, PeerGatewayList};
 
 /// The facts of the admin endpoint that a reload may change.
 ///
@@ -58,14 +57,17 @@ pub(crate) fn node(
         fleet,
         restart_secret: identity.restart_secret().cloned(),
         client: client_tls(config, key_log)?,
-        peer_gateways: peer_gateway
-            .map(|peer_gateway| PeerGateway {
-                node: peer_gateway.node_id,
-                addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
-                control: peer_gateway.control(),
-            })
-            .collect(),
-        peer_gateway_connections_max: config.hops.connections_max,
+        peer_gateways: PeerGatewayList {
+            peer_gateways: peer_gateway
+                .map(|peer_gateway| PeerGateway {
+                    node: peer_gateway.node_id,
+                    addresses: Places::new(peer_gateway.addresses.clone(), &resolver),
+                    control: peer_gateway.control(),
+                    is_standing: true,
+                })
+                .collect(),
+            connections_max: config.hops.connections_max,
+        },
         quic: config.quic.clone(),
         qlog: qlog.transpose()?,
         rights: Arc::new(rights::table(config)?),
@@ -74,14 +76,13 @@ pub(crate) fn node(
     Ok((node, identity))
 }
 
-/// The policy of forwarding, and the peer gateways to forward to.
-pub(crate) fn rules(config: &GatewayConfig, own: NodeId) -> (Policy, BTreeSet<NodeId>) {
-    let policy = Policy {
+/// The policy of forwarding.
+pub(crate) fn policy(config: &GatewayConfig, own: NodeId) -> Policy {
+    Policy {
         own,
         transit: config.hops.transit.transit(),
         budget_bytes_max: config.hops.budget_max_bytes.unwrap_or(u64::MAX),
-    };
-    (policy, config.gateway.iter().map(|peer_gateway| peer_gateway.node_id).collect())
+    }
 }
 
 /// The store's bounds and leases. Its files are those that the limit of the process leaves.
@@ -99,9 +100,9 @@ pub(crate) fn kept(config: &GatewayConfig, seed: &SeedConfig) -> StoreConfig {
     }
 }
 
-/// The TLS configuration of connections to peer gateways, if there are any.
+/// The TLS configuration of connections to peer gateways, if there may be any.
 fn client_tls(config: &GatewayConfig, key_log: KeyLogger) -> anyhow::Result<Option<Arc<QuicClientConfig>>> {
-    if config.gateway.is_empty() {
+    if config.gateway.is_empty() && !config.dials_members() {
         return Ok(None);
     }
     Ok(Some(tls::client(&config.tls, Some(&config.identity), &config.trust, key_log)?))

@@ -7,8 +7,9 @@ use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Ended, Event, Up};
 use crate::faults::{SignalError, started};
-use crate::fleet::FleetPart;
 use crate::fleet::view::FleetView;
+use crate::fleet::{AttachedGateway, FleetPart};
+use crate::peer_list::PeerList;
 use crate::port_watch::PortWatch;
 use crate::reload::{self, Live};
 use crate::reloads::Reloads;
@@ -18,6 +19,7 @@ use crate::watch::Watch;
 use crate::{descriptors, logging, output, panics, renewable, rights};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -77,6 +79,7 @@ impl Gateway {
         let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
         let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
         let mut anycast = config.anycast.as_ref().map(Anycast::open).transpose()?;
+        let inputs = reload::inputs(config);
         let fleet = FleetPart::start(config)?;
         let (renewed, identity) = renewable::node(config, FleetPart::keys(fleet.as_ref()), key_log.clone())?;
         fleet.as_ref().map_or(Ok(()), |fleet| fleet.begin(identity.node_id()))?;
@@ -86,11 +89,10 @@ impl Gateway {
             Some(tap) => OpenNetwork::open_tapped(&config.network, workers, tap)?,
             None => OpenNetwork::open(&config.network, workers)?,
         };
-        let (policy, peer_gateways) = renewable::rules(config, identity.node_id());
-        let hops = Arc::new(Hops::new(policy, peer_gateways));
+        let hops = Arc::new(Hops::new(renewable::policy(config, identity.node_id()), BTreeSet::new()));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).chain(more).collect();
-        let node = NodeConfig {
+        let node_config = NodeConfig {
             hops: Some(hops.clone()),
             cache: seeds.cache()?,
             idle: config.workers.idle,
@@ -99,11 +101,14 @@ impl Gateway {
             thread_setup: opened.thread_setup(),
             ..renewed
         };
-        let node = opened.start_node(&node, hosted)?;
+        let node = opened.start_node(&node_config, hosted)?;
         log_serving(config, &node);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
-        FleetPart::attach(fleet.as_ref(), node.shared(), identity.node_id());
+        let peers = Arc::new(PeerList::new(node.shared().clone(), hops.clone()));
+        peers.configure(node_config.peer_gateways, config.dials_members());
+        let attached = AttachedGateway::new(identity.node_id(), peers);
+        FleetPart::attach(fleet.as_ref(), &attached);
         let announced = anycast.as_ref().map(Anycast::is_announced);
         let shown =
             AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
@@ -136,7 +141,19 @@ impl Gateway {
         };
         let live = Live::new(
             config,
-            reload::ReloadParts { identity, dates, hops, store, admin, fleet, fleet_view, key_log, reloads },
+            inputs,
+            reload::ReloadParts {
+                identity,
+                dates,
+                hops,
+                attached,
+                store,
+                admin,
+                fleet,
+                fleet_view,
+                key_log,
+                reloads,
+            },
         );
         Ok(Self { node, live, port_watch, up: Some(Box::new(up)), service, anycast, _capture: capture })
     }

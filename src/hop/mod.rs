@@ -21,7 +21,7 @@ use std::time::Instant;
 pub enum Transit {
     /// For no peer: it answers requests that end here and forwards none.
     Nobody,
-    /// For its configured peer gateways.
+    /// For its peer gateways.
     Gateways,
     /// For every peer with a certificate that this gateway trusts.
     Authenticated,
@@ -185,18 +185,22 @@ struct HopState {
 }
 
 impl Hops {
-    /// A gateway with these configured peer gateways and no nonces.
+    /// A gateway with these peer gateways and no nonces.
     pub fn new(policy: Policy, peer_gateways: BTreeSet<NodeId>) -> Self {
         Self { inner: Mutex::new(HopState { policy, peer_gateways, nonces: NonceCache::new() }) }
     }
 
     /// Replaces the rules. Seen nonces stay seen.
-    pub fn renew(&self, policy: Policy, peer_gateways: BTreeSet<NodeId>) {
-        let mut inner = self.inner();
-        (inner.policy, inner.peer_gateways) = (policy, peer_gateways);
+    pub fn renew(&self, policy: Policy) {
+        self.inner().policy = policy;
     }
 
-    /// Whether this is a configured peer gateway.
+    /// Replaces the peer gateways.
+    pub fn renew_peer_gateways(&self, peer_gateways: BTreeSet<NodeId>) {
+        self.inner().peer_gateways = peer_gateways;
+    }
+
+    /// Whether this is a peer gateway.
     pub fn is_peer_gateway(&self, node: &NodeId) -> bool {
         self.inner().peer_gateways.contains(node)
     }

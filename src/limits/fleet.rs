@@ -2,6 +2,8 @@
 
 /// Gateways of a fleet.
 pub const FLEET_GATEWAYS_LEN_MAX: usize = 4096;
+/// The other gateways of a fleet to which a gateway keeps connections. The rest are dialed when requests need them.
+pub const FLEET_STANDING_LEN: usize = 4;
 /// Addresses of a gateway in a fleet's directory.
 pub const FLEET_ADDRESSES_LEN_MAX: usize = 16;
 /// A name or place in a fleet's directory, bytes.

@@ -83,6 +83,7 @@ impl Core {
     /// Takes a new attempt.
     pub(super) fn incoming(&mut self, now: Instant, incoming: Incoming) {
         if self.draining || self.desk.shared.turns_away() {
+            self.desk.status.counters.add(Counter::ConnectionsTurnedAway, 1);
             self.send_buf.clear();
             let transmit = self.endpoint.refuse(incoming, &mut self.send_buf);
             self.respond(transmit);

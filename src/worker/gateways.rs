@@ -1,5 +1,6 @@
-//! The connections of a gateway to its peer gateways. They are dialed at the start, and again with backoff after a failure. At most
-//! the allowed number exists at once; the least recently used one makes room.
+//! The connections of a gateway to its peer gateways. The standing ones are dialed at the start, and again with backoff after a failure; the
+//! others once a request needs them, and again for as long as it may wait. At most the allowed number exists at once; the least recently
+//! used one makes room.
 
 use crate::limits::{
     PEER_GATEWAY_BACKOFF_MS_MAX, PEER_GATEWAY_BACKOFF_MS_MIN, REACH_CONNECTIONS_MAX, RELAY_REACH_MS,
@@ -22,6 +23,17 @@ pub struct PeerGateway {
     pub addresses: Places,
     /// How connections to it differ from the others.
     pub control: PeerControl,
+    /// Whether a connection to it is kept. Otherwise it is dialed when a request needs it.
+    pub is_standing: bool,
+}
+
+/// The peer gateways of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerGatewayList {
+    /// The gateways. Where connections are fewer, the first standing ones have them.
+    pub peer_gateways: Vec<PeerGateway>,
+    /// The most connections to them that a worker keeps at once.
+    pub connections_max: usize,
 }
 
 /// One worker's connections to peer gateways.
@@ -48,6 +60,10 @@ struct GatewayLink {
     address: usize,
     /// The number of its last use: a request that went to it, or was to go there.
     used: u64,
+    /// Until when a request may wait for a connection to it.
+    needed_until: Option<Instant>,
+    /// The earliest time to dial it again, after failures.
+    rests_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +77,25 @@ enum State {
 }
 
 impl PeerGateways {
-    /// Connects to the first `connections_max` of `peer_gateways` from `now` on.
-    pub(super) fn new(peer_gateways: Vec<PeerGateway>, connections_max: usize, now: Instant) -> Self {
+    /// Connects to the first `connections_max` standing ones of a list from `now` on.
+    pub(super) fn new(list: PeerGatewayList, now: Instant) -> Self {
+        let PeerGatewayList { peer_gateways, connections_max } = list;
         let by_node = peer_gateways.iter().enumerate().map(|(index, n)| (n.node, index)).collect();
-        let link = |(index, peer_gateway)| {
-            let state = if index < connections_max { State::Wanted { from: now } } else { State::Idle };
-            GatewayLink { peer_gateway, state, failures: 0, address: 0, used: 0 }
+        let mut standing = 0;
+        let link = |peer_gateway: PeerGateway| {
+            standing += usize::from(peer_gateway.is_standing);
+            let is_wanted = peer_gateway.is_standing && standing <= connections_max;
+            GatewayLink {
+                peer_gateway,
+                state: if is_wanted { State::Wanted { from: now } } else { State::Idle },
+                failures: 0,
+                address: 0,
+                used: 0,
+                needed_until: None,
+                rests_until: None,
+            }
         };
-        let links = peer_gateways.into_iter().enumerate().map(link).collect();
+        let links = peer_gateways.into_iter().map(link).collect();
         let mut gateways = Self { links, by_node, connections_max, ..Self::default() };
         gateways.sort();
         gateways
@@ -76,13 +103,9 @@ impl PeerGateways {
 
     /// Replaces the peer gateways. Those that stay keep their connections and their failures. Returns the slots of the connections that
     /// are no longer needed. Indices change: [`PeerGateways::place`] gives the new ones.
-    pub(super) fn renew(
-        &mut self,
-        peer_gateways: Vec<PeerGateway>,
-        connections_max: usize,
-        now: Instant,
-    ) -> Vec<u32> {
-        let mut before = std::mem::replace(self, Self::new(peer_gateways, connections_max, now));
+    pub(super) fn renew(&mut self, list: PeerGatewayList, now: Instant) -> Vec<u32> {
+        let mut before = std::mem::replace(self, Self::new(list, now));
+        let connections_max = self.connections_max;
         self.uses = before.uses;
         for link in &mut self.links {
             let known = before.by_node.get(&link.peer_gateway.node).map(|&index| &mut before.links[index]);
@@ -96,6 +119,8 @@ impl PeerGateways {
                     state => state,
                 };
                 (link.failures, link.address, link.used) = (known.failures, known.address, known.used);
+                link.needed_until = known.needed_until;
+                link.rests_until = known.rests_until.filter(|_| !moved);
             }
         }
         let mut gone: Vec<_> = before.links.iter().filter_map(GatewayLink::slot).collect();
@@ -140,10 +165,12 @@ impl PeerGateways {
         Some((index, address))
     }
 
-    /// Each peer gateway, and whether its connection is up.
+    /// Each peer gateway to which a connection is to be kept or there is one now, and whether it is up.
     pub(super) fn states(&self) -> impl Iterator<Item = (NodeId, bool)> + '_ {
+        let is_shown = |link: &&GatewayLink| link.peer_gateway.is_standing || link.state != State::Idle;
         self.links
             .iter()
+            .filter(is_shown)
             .map(|link| (link.peer_gateway.node, matches!(link.state, State::Open { up: true, .. })))
     }
 
@@ -168,12 +195,12 @@ impl PeerGateways {
         if let State::Open { up, .. } = &mut link.state {
             *up = true;
         }
-        link.failures = 0;
+        (link.failures, link.rests_until) = (0, None);
         self.used(index);
     }
 
-    /// Notes that the connection in this slot failed or ended; returns whether that was news. It is dialed again, with a longer wait
-    /// each time.
+    /// Notes that the connection in this slot failed or ended; returns whether that was news. It is dialed again if it is a standing one or a
+    /// request may still wait for it, with a longer wait each time.
     pub(super) fn failed(&mut self, index: usize, slot: Option<u32>, now: Instant) -> bool {
         let link = &mut self.links[index];
         if slot.is_some_and(|gone| !matches!(link.state, State::Open { slot, .. } if slot == gone)) {
@@ -182,7 +209,9 @@ impl PeerGateways {
         let backoff = PEER_GATEWAY_BACKOFF_MS_MIN << link.failures.min(16);
         link.failures += 1;
         let from = now + Duration::from_millis(backoff.min(PEER_GATEWAY_BACKOFF_MS_MAX));
-        self.set(index, State::Wanted { from });
+        link.rests_until = Some(from);
+        let is_needed = link.peer_gateway.is_standing || link.needed_until.is_some_and(|until| from <= until);
+        self.set(index, if is_needed { State::Wanted { from } } else { State::Idle });
         true
     }
 
@@ -209,11 +238,15 @@ impl PeerGateways {
         is_idle: impl Fn(u32) -> bool,
     ) -> SmallVec<[u32; 1]> {
         let mut closed = SmallVec::new();
-        let Some(index) = self.place(node).filter(|&index| self.links[index].state == State::Idle) else {
+        let Some(index) = self.place(node) else { return closed };
+        let link = &mut self.links[index];
+        link.needed_until = Some(now + Duration::from_millis(RELAY_REACH_MS));
+        if link.state != State::Idle {
             return closed;
-        };
+        }
+        let from = link.rests_until.map_or(now, |until| until.max(now));
         self.used(index);
-        self.set(index, State::Wanted { from: now });
+        self.set(index, State::Wanted { from });
         for _ in 0..self.open.len().min(REACH_CONNECTIONS_MAX) {
             let Some(&(_, oldest)) = self.open.first() else { break };
             if self.wanted.len() + self.open.len() <= self.connections_max {
@@ -233,8 +266,12 @@ impl PeerGateways {
     /// Whether the next attempt to dial it comes later than a forwarded request waits.
     pub(super) fn is_far(&self, node: &NodeId, now: Instant) -> bool {
         let later = now + Duration::from_millis(RELAY_REACH_MS);
-        let link = self.place(node).map(|index| &self.links[index]);
-        link.is_some_and(|link| matches!(link.state, State::Wanted { from } if from > later))
+        let Some(link) = self.place(node).map(|index| &self.links[index]) else { return false };
+        match link.state {
+            State::Wanted { from } => from > later,
+            State::Idle => link.rests_until.is_some_and(|until| until > later),
+            State::Open { .. } => false,
+        }
     }
 
     /// Changes the state of a link, and its place in the order of those that are alike.
@@ -284,14 +321,19 @@ mod tests {
                 node: NodeId([n; 32]),
                 addresses: addresses.clone().into(),
                 control: PeerControl::default(),
+                is_standing: true,
             })
             .collect()
+    }
+
+    fn list(peer_gateways: Vec<PeerGateway>, connections_max: usize) -> PeerGatewayList {
+        PeerGatewayList { peer_gateways, connections_max }
     }
 
     #[test]
     fn a_peer_gateway_that_fails_is_dialed_later_each_time_by_its_other_address() {
         let mut now = Instant::now();
-        let mut links = PeerGateways::new(peer_gateways(1), 8, now);
+        let mut links = PeerGateways::new(list(peer_gateways(1), 8), now);
         let mut waits = Vec::new();
         let mut tried = Vec::new();
         for _ in 0..12 {
@@ -312,7 +354,7 @@ mod tests {
     #[test]
     fn the_least_recently_used_idle_connection_makes_room() {
         let now = Instant::now();
-        let mut links = PeerGateways::new(peer_gateways(3), 2, now);
+        let mut links = PeerGateways::new(list(peer_gateways(3), 2), now);
         for slot in 0..2 {
             let (index, _) = links.next(now).unwrap();
             links.dialed(index, slot);
@@ -341,7 +383,7 @@ mod tests {
             let [one] = peer_gateways(1).try_into().unwrap();
             all.push(PeerGateway { node: numbered(n), ..one });
         }
-        let mut links = PeerGateways::new(all, many as usize, now);
+        let mut links = PeerGateways::new(list(all, many as usize), now);
         while let Some((index, _)) = links.next(now) {
             links.dialed(index, index as u32);
             links.up(index);
@@ -364,7 +406,7 @@ mod tests {
     #[test]
     fn a_connection_that_is_made_for_a_request_is_not_closed_for_the_next_one() {
         let now = Instant::now();
-        let mut links = PeerGateways::new(peer_gateways(4), 2, now);
+        let mut links = PeerGateways::new(list(peer_gateways(4), 2), now);
         for slot in 0..2 {
             let (index, _) = links.next(now).unwrap();
             links.dialed(index, slot);
@@ -379,7 +421,7 @@ mod tests {
     #[test]
     fn a_change_of_peer_gateways_keeps_the_connections_of_those_that_stay() {
         let now = Instant::now();
-        let mut links = PeerGateways::new(peer_gateways(3), 8, now);
+        let mut links = PeerGateways::new(list(peer_gateways(3), 8), now);
         for slot in 10..13 {
             let (index, _) = links.next(now).unwrap();
             links.dialed(index, slot);
@@ -388,7 +430,7 @@ mod tests {
         // The first one goes, the others change their order, a new one is added.
         let mut others: Vec<_> = peer_gateways(4).into_iter().skip(1).collect();
         others.reverse();
-        assert_eq!(links.renew(others.clone(), 8, now), [10]);
+        assert_eq!(links.renew(list(others.clone(), 8), now), [10]);
         assert_eq!(links.place(&NodeId([0; 32])), None);
         let place = links.place(&NodeId([1; 32])).unwrap();
         assert_eq!((place, links.node(place)), (2, NodeId([1; 32])));
@@ -398,7 +440,62 @@ mod tests {
         assert_eq!(links.next(now), None, "the others are connected");
         assert!(links.failed(place, Some(11), now), "and dialed again if they fail");
         // With one connection allowed, the first keeps it.
-        assert_eq!(links.renew(others, 1, now), [12]);
+        assert_eq!(links.renew(list(others, 1), now), [12]);
         assert_eq!(links.next(now), None);
+    }
+    #[test]
+    fn one_that_is_not_standing_is_dialed_for_a_request_and_only_as_long_as_it_may_wait() {
+        let mut now = Instant::now();
+        let mut all = peer_gateways(3);
+        all[0].is_standing = false;
+        all[2].is_standing = false;
+        let mut links = PeerGateways::new(list(all.clone(), 8), now);
+        let (standing, _) = links.next(now).unwrap();
+        assert_eq!((standing, links.next(now)), (1, None));
+        links.dialed(standing, 1);
+        links.up(standing);
+        assert_eq!(
+            links.states().collect::<Vec<_>>(),
+            [(NodeId([1; 32]), true)],
+            "the others are not missed"
+        );
+        let asked = NodeId([0; 32]);
+        let begun = now;
+        assert!(links.reach(&asked, now, |_| true).is_empty());
+        let mut tried = 0;
+        while let Some(at) = links.poll_timeout() {
+            now = at;
+            let (index, _) = links.next(now).unwrap();
+            assert!(!links.is_far(&asked, now), "{tried}");
+            links.dialed(index, 5);
+            links.failed(index, Some(5), now);
+            tried += 1;
+        }
+        assert!((2..10).contains(&tried), "both addresses, and not for ever: {tried}");
+        assert!(now <= begun + Duration::from_millis(RELAY_REACH_MS));
+        // A request is told at once while the next attempt is far, and dials it again later, in a list of its own order too.
+        for _ in 0..8 {
+            now += Duration::from_millis(RELAY_REACH_MS);
+            links.reach(&asked, now, |_| true);
+            while let Some(at) = links.poll_timeout() {
+                now = now.max(at);
+                let (index, _) = links.next(now).unwrap();
+                links.dialed(index, 5);
+                links.failed(index, Some(5), now);
+            }
+        }
+        assert!(links.is_far(&asked, now));
+        all.reverse();
+        assert!(links.renew(list(all, 8), now).is_empty());
+        assert!(links.is_far(&asked, now));
+        now += Duration::from_millis(PEER_GATEWAY_BACKOFF_MS_MAX);
+        assert!(!links.is_far(&asked, now));
+        links.reach(&asked, now, |_| true);
+        let (index, _) = links.next(now).unwrap();
+        links.dialed(index, 6);
+        links.up(index);
+        assert!(links.failed(index, Some(6), now));
+        let later = now + Duration::from_secs(60);
+        assert_eq!(links.next(later), None, "its end is no reason to dial it");
     }
 }

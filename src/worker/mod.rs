@@ -35,7 +35,7 @@ mod view;
 mod windows;
 
 pub use budget::{Budget, BudgetUse};
-pub use gateways::PeerGateway;
+pub use gateways::{PeerGateway, PeerGatewayList};
 pub use inspection::Inspection;
 pub use node_seats::NodeSeats;
 pub use shared::{ByFamily, Idle, NodeShared, Quic, Renewal, WorkerStatus};
@@ -134,6 +134,7 @@ struct Core {
     silence: SilenceLimits,
     /// The number of the last renewal taken.
     renewed: u32,
+    renewed_peer_gateways: u32,
     incoming: VecDeque<Incoming>,
     half_open: HalfOpen,
     placing: Placing,
@@ -199,6 +200,7 @@ impl<N: Network> Worker<N> {
             survey: Survey::default(),
             silence: quic.silence,
             renewed: 0,
+            renewed_peer_gateways: 0,
             incoming: VecDeque::new(),
             half_open: HalfOpen::default(),
             placing: Placing::default(),
@@ -223,14 +225,9 @@ impl<N: Network> Worker<N> {
         Self { network, core, status }
     }
 
-    /// Keeps connections to these peer gateways, at most `connections_max` at once.
-    pub fn set_peer_gateways(
-        &mut self,
-        peer_gateways: Vec<PeerGateway>,
-        connections_max: usize,
-        now: Instant,
-    ) {
-        self.core.gateways = PeerGateways::new(peer_gateways, connections_max, now);
+    /// Keeps connections to the standing ones of these peer gateways, and makes others when requests need them.
+    pub fn set_peer_gateways(&mut self, list: PeerGatewayList, now: Instant) {
+        self.core.gateways = PeerGateways::new(list, now);
     }
 
     /// Has verify threads check groups of 16 KiB, where they have room.

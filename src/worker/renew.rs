@@ -1,7 +1,9 @@
-//! The changes that a reload makes on a worker: TLS and transport of new connections, the peer gateways, and the peers' rights.
+//! The changes that a reload makes on a worker: TLS and transport of new connections, and the peers' rights; and other peer gateways, which a
+//! fleet's table may bring without a reload.
 
 use super::Core;
 use super::conn::Origin;
+use super::gateways::PeerGatewayList;
 use super::shared::Renewal;
 use crate::queue::CloseReason;
 use crate::record::ErrorCode;
@@ -14,12 +16,15 @@ impl Core {
     /// Takes a new renewal, if there is one, and closes connections that are no longer needed since an earlier one.
     pub(super) fn take_renewal(&mut self, now: Instant) {
         if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
-            self.renew(&renewal, now);
+            self.renew(&renewal);
+        }
+        if let Some(list) = self.desk.shared.renewed_peer_gateways(&mut self.renewed_peer_gateways) {
+            self.renew_peer_gateways(PeerGatewayList::clone(&list), now);
         }
         self.close_leaving(now);
     }
 
-    fn renew(&mut self, renewal: &Renewal, now: Instant) {
+    fn renew(&mut self, renewal: &Renewal) {
         self.cids = self.desk.shared.keys.cids.reader();
         if let (Some(old), Some(new)) = (&self.server, &renewal.quic.server) {
             // The old key stays: tokens of Retry packets on their way remain valid.
@@ -36,8 +41,10 @@ impl Core {
         self.windows = renewal.quic.windows;
         self.silence = renewal.quic.silence;
         self.desk.rights.renew(&renewal.rights);
-        let gone =
-            self.gateways.renew(renewal.peer_gateways.clone(), renewal.peer_gateway_connections_max, now);
+    }
+
+    fn renew_peer_gateways(&mut self, list: PeerGatewayList, now: Instant) {
+        let gone = self.gateways.renew(list, now);
         for slot in self.connections.slots() {
             let Some(mut conn) = self.connections.at(slot) else { continue };
             let Origin::PeerGateway { index, node } = &mut conn.origin else { continue };

@@ -1,7 +1,7 @@
 //! The state that the workers of a process share, and the status that each shows.
 
 use super::budget::Budget;
-use super::gateways::PeerGateway;
+use super::gateways::PeerGatewayList;
 use super::inspection::Inspection;
 use super::newest::NewestValue;
 use super::node_seats::NodeSeats;
@@ -55,6 +55,7 @@ pub struct NodeShared {
     turns_away: AtomicBool,
     /// Each worker looks at it once a turn.
     renewals: NewestValue<Renewal>,
+    peer_gateways: NewestValue<PeerGatewayList>,
 }
 
 const RUNNING: u8 = 0;
@@ -81,6 +82,7 @@ impl NodeShared {
             lifecycle: AtomicU8::new(RUNNING),
             turns_away: AtomicBool::new(false),
             renewals: NewestValue::default(),
+            peer_gateways: NewestValue::default(),
         })
     }
 
@@ -115,7 +117,7 @@ impl NodeShared {
         self.handovers.get(worker).map_or(0, ArrayQueue::len)
     }
 
-    /// Gives every worker new peer gateways, and new TLS and transport settings for connections that begin from now on.
+    /// Gives every worker new rights, and new TLS and transport settings for connections that begin from now on.
     pub fn renew(&self, renewal: Renewal) {
         self.renewals.put(Arc::new(renewal));
     }
@@ -123,6 +125,17 @@ impl NodeShared {
     /// The newest renewal, if its number is not `seen`; otherwise the call costs one relaxed load.
     pub(super) fn renewed(&self, seen: &mut u32) -> Option<Arc<Renewal>> {
         self.renewals.newer(seen)
+    }
+
+    /// Gives every worker another list of peer gateways, and leaves all else as it is. Connections to those that stay are kept; the others
+    /// are closed once no request runs on them. A worker that waits for packets takes it within a second.
+    pub fn renew_peer_gateways(&self, list: PeerGatewayList) {
+        self.peer_gateways.put(Arc::new(list));
+    }
+
+    /// The newest list of peer gateways, if its number is not `seen`.
+    pub(super) fn renewed_peer_gateways(&self, seen: &mut u32) -> Option<Arc<PeerGatewayList>> {
+        self.peer_gateways.newer(seen)
     }
 
     /// Whether [`NodeShared::close`] was called.
@@ -168,10 +181,6 @@ pub struct WorkerStatus {
 pub struct Renewal {
     /// TLS and transport of connections that begin from now on; existing ones keep theirs.
     pub quic: Quic,
-    /// The peer gateways. Connections to those that stay are kept.
-    pub peer_gateways: Vec<PeerGateway>,
-    /// The most connections to peer gateways that a worker keeps at once.
-    pub peer_gateway_connections_max: usize,
     /// What each peer may ask for, with the next request or message that is read.
     pub rights: Arc<Rights>,
 }

@@ -257,12 +257,7 @@ fn a_reload_reaches_each_worker_and_leaves_its_connections() {
         let old: Vec<_> = (0..workers).map(|client| stage.connect_at(client, client)).collect();
         let tls = ServerTls::new(gateway_identity(1).clone(), ClientAuth::Required(trust()));
         let config = NodeConfig { server: Some(server_config(&tls).unwrap()), ..NodeConfig::default() };
-        stage.world.gateway.shared.renew(Renewal {
-            quic: config.quic(1500),
-            peer_gateways: Vec::new(),
-            peer_gateway_connections_max: 0,
-            rights: Arc::default(),
-        });
+        stage.world.gateway.shared.renew(Renewal { quic: config.quic(1500), rights: Arc::default() });
         let new: Vec<_> = (0..workers).map(|worker| stage.connect_at(workers + worker, worker)).collect();
         for (peers, node) in [(&old, gateway_node(0)), (&new, gateway_node(1))] {
             for peer in peers {

@@ -5,6 +5,7 @@ use super::source::AdminSource;
 use super::store_metrics;
 use super::text::{Exposition, MetricKind};
 use crate::{logging, panics};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
@@ -282,8 +283,8 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
             out.sample(&labels, u8::from(status.gauges.link_up(at)));
         }
     }
-    let facts = source.facts();
-    if facts.peer_gateways.is_empty() {
+    let named: BTreeMap<_, _> = source.peer_gateways(&source.facts()).into_iter().collect();
+    if named.is_empty() {
         return;
     }
     out.family(
@@ -293,8 +294,7 @@ fn gauges(source: &AdminSource, out: &mut Exposition) {
     );
     for (worker, status) in source.statuses.iter().enumerate() {
         for (node, up) in status.gauges.peer_gateways() {
-            let named = facts.peer_gateways.iter().find(|(known, _)| *known == node);
-            let name = named.and_then(|(_, name)| name.clone()).unwrap_or_default();
+            let name = named.get(&node).and_then(|name| name.as_deref()).unwrap_or_default();
             out.sample(&[("worker", &worker), ("node_id", &node), ("name", &name)], u8::from(up));
         }
     }

@@ -5,6 +5,7 @@ use crate::dates::out_of_dates;
 use crate::fleet::view::FleetView;
 use crate::panics;
 use crate::reloads::Reloads;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -160,6 +161,20 @@ impl AdminSource {
         if let (Some(memory), AnyToken::Content(token)) = (&self.memory, token) {
             memory.forget(token);
         }
+    }
+
+    /// The configured peer gateways, and the other members of the fleet to which a worker keeps or has a connection; each with its name.
+    pub(super) fn peer_gateways(&self, facts: &Facts) -> Vec<(NodeId, Option<String>)> {
+        let mut listed = facts.peer_gateways.clone();
+        let mut known: BTreeSet<_> = listed.iter().map(|(node, _)| *node).collect();
+        let table = self.fleet.table();
+        for (node, _) in self.statuses.iter().flat_map(|status| status.gauges.peer_gateways()) {
+            if known.insert(node) {
+                let row = table.as_ref().and_then(|table| table.roster.gateways.get(&node));
+                listed.push((node, row.map(|row| row.name.clone())));
+            }
+        }
+        listed
     }
 
     pub(super) fn facts(&self) -> Facts {

@@ -158,10 +158,10 @@ impl Status {
             },
             ports: ports(source),
             workers: (0..source.statuses.len()).map(|index| worker(source, index)).collect(),
-            peer_gateways: facts
-                .peer_gateways
-                .iter()
-                .map(|(node, name)| peer_gateway(source, *node, name))
+            peer_gateways: source
+                .peer_gateways(&facts)
+                .into_iter()
+                .map(|(node, name)| peer_gateway(source, node, name))
                 .collect(),
             rights: facts.rights.iter().map(|grant| rights(grant)).collect(),
             fleet: FleetRow::of(&source.fleet),
@@ -227,12 +227,12 @@ fn numa_node(core: usize) -> Option<usize> {
     names.filter_map(|name| name.strip_prefix("node")?.parse().ok()).next()
 }
 
-fn peer_gateway(source: &AdminSource, node_id: NodeId, name: &Option<String>) -> PeerGatewayRow {
+fn peer_gateway(source: &AdminSource, node_id: NodeId, name: Option<String>) -> PeerGatewayRow {
     let is_up = |worker: &usize| {
         source.statuses[*worker].gauges.peer_gateways().iter().any(|&(n, up)| up && n == node_id)
     };
     let workers_up = (0..source.statuses.len()).filter(is_up).collect();
-    PeerGatewayRow { node_id, name: name.clone(), workers_up }
+    PeerGatewayRow { node_id, name, workers_up }
 }
 
 fn rights(grant: &Grant) -> RightsRow {

@@ -158,6 +158,12 @@ impl GatewayConfig {
         self.seed().map_or(0, |seed| seed.memory_bytes)
     }
 
+    /// Whether the members of its fleet are its peer gateways: it has a directory, and trusts other nodes.
+    pub fn dials_members(&self) -> bool {
+        let trusts = self.trust.ca.is_some() || !self.trust.node_ids.is_empty();
+        trusts && self.fleet.as_ref().is_some_and(|fleet| fleet.provider.is_some())
+    }
+
     /// Whether forwarded payloads are kept.
     pub fn keeps_passing(&self) -> bool {
         let bounded = self.seed().is_some_and(|seed| seed.capacity_bytes.is_some());

@@ -1,5 +1,6 @@
 //! A gateway whose directory is etcd: what its thread learns takes effect here, while the gateway runs.
 
+use super::attached::AttachedGateway;
 use super::clock::unix_s;
 use super::etcd::{EtcdDirectory, EtcdSettings, FleetWatcher};
 use super::exchange::{MemberSettings, MemberStatus};
@@ -9,7 +10,6 @@ use super::record::ALIVE;
 use super::saved::{save_table, saved_table};
 use super::table::{FleetTable, TableOrigin};
 use super::view::FleetView;
-use super::wanted::follow_state;
 use crate::config::{FleetConfig, FleetEtcdConfig};
 use anyhow::Context;
 use rand::Rng;
@@ -21,7 +21,6 @@ use stoq::limits::FLEET_FIRST_MS_MAX;
 use stoq::quic::fleet_settings::{FleetSecret, FleetSettings};
 use stoq::quic::routable::ServerId;
 use stoq::tls::NodeId;
-use stoq::worker::NodeShared;
 
 /// A gateway that goes by etcd.
 pub(crate) struct JoinedFleet {
@@ -40,14 +39,13 @@ struct Learned {
     state: Mutex<State>,
     has_table: Condvar,
     view: Arc<FleetView>,
-    own: Option<NodeId>,
 }
 
 #[derive(Default)]
 struct State {
     settings: Option<FleetSettings>,
     keys_revision: u64,
-    node: Option<Arc<NodeShared>>,
+    gateway: Option<Arc<AttachedGateway>>,
 }
 
 impl Learned {
@@ -55,11 +53,10 @@ impl Learned {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the node follow the state that the table gives it.
+    /// Has the gateway go by the table.
     fn follow(&self) {
-        if let (Some(node), Some(own)) = (&self.state().node, self.own) {
-            follow_state(self.view.table().as_deref(), node, own);
-        }
+        let gateway = self.state().gateway.clone();
+        gateway.iter().for_each(|gateway| gateway.follow(self.view.table().as_deref()));
     }
 }
 
@@ -90,7 +87,7 @@ impl JoinedFleet {
             endpoints: settings.endpoints.len(),
             seed: random.random(),
         };
-        let learned = Arc::new(Learned { own: Some(own), ..Learned::default() });
+        let learned = Arc::<Learned>::default();
         let watcher = Watcher {
             learned: learned.clone(),
             secret,
@@ -131,13 +128,13 @@ impl JoinedFleet {
         self.learned.view.clone()
     }
 
-    /// Has the node go by the keys of now, and of each later table.
-    pub(crate) fn attach(&self, node: &Arc<NodeShared>) {
+    /// Has the gateway go by the table and the keys of now, and of each later one.
+    pub(crate) fn attach(&self, gateway: &Arc<AttachedGateway>) {
         let mut state = self.learned.state();
         if let Some(settings) = &state.settings {
-            node.keys.renew(settings);
+            gateway.peers().node().keys.renew(settings);
         }
-        state.node = Some(node.clone());
+        state.gateway = Some(gateway.clone());
         drop(state);
         self.learned.follow();
     }
@@ -247,8 +244,8 @@ impl Watcher {
         self.refused = renewed.is_err().then(|| table.clone());
         match renewed {
             Ok(settings) => {
-                if let Some(node) = &state.node {
-                    node.keys.renew(&settings);
+                if let Some(gateway) = &state.gateway {
+                    gateway.peers().node().keys.renew(&settings);
                 }
                 (state.settings, state.keys_revision) = (Some(settings), table.roster.keys_revision);
             }

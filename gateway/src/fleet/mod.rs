@@ -30,12 +30,15 @@ pub mod view;
 
 pub mod etcd;
 
-mod wanted;
+mod members;
+
+mod attached;
 
 mod joined;
 
 mod part;
 
+pub(crate) use attached::AttachedGateway;
 pub(crate) use clock::unix_s;
 pub(crate) use keys::{adopt, make_key, read_key};
 pub(crate) use part::FleetPart;

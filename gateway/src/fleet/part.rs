@@ -1,11 +1,11 @@
 //! A gateway's part in its fleet while it runs: its keys, and the table by which it goes.
 
+use super::attached::AttachedGateway;
 use super::file::read_fleet_file;
 use super::joined::JoinedFleet;
 use super::keys::read_key;
 use super::table::FleetTable;
 use super::view::FleetView;
-use super::wanted::follow_state;
 use crate::config::{FleetConfig, FleetProvider, GatewayConfig};
 use crate::tls;
 use anyhow::{Context, ensure};
@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use stoq::quic::fleet_settings::{CidRotation, FleetSettings};
 use stoq::tls::NodeId;
-use stoq::worker::NodeShared;
 
 /// A gateway's part in its fleet.
 #[derive(Clone, Debug)]
@@ -74,11 +73,11 @@ impl FleetPart {
         Some(learned.unwrap_or_else(|| part.settings.clone()))
     }
 
-    /// Has the node go by the table: by that of a file as it is now, and by etcd's from now on.
-    pub(crate) fn attach(part: Option<&Self>, node: &Arc<NodeShared>, own: NodeId) {
+    /// Has the gateway go by the table: by that of a file as it is now, and by etcd's from now on.
+    pub(crate) fn attach(part: Option<&Self>, gateway: &Arc<AttachedGateway>) {
         match part.and_then(|part| part.joined.as_ref()) {
-            Some(joined) => joined.attach(node),
-            None => follow_state(part.and_then(|part| part.table.as_deref()), node, own),
+            Some(joined) => joined.attach(gateway),
+            None => gateway.follow(part.and_then(|part| part.table.as_deref())),
         }
     }
 

@@ -17,6 +17,7 @@ mod hosts;
 mod isolation;
 mod leases;
 mod lies;
+mod members;
 mod mesh;
 mod messages;
 mod outputs;

@@ -29,7 +29,9 @@ use stoq::send_limit::LimitTimes;
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, Identity, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
-use stoq::worker::{ConnectionView, Idle, NodeShared, PeerGateway, Renewal, Worker, WorkerStatus};
+use stoq::worker::{
+    ConnectionView, Idle, NodeShared, PeerGateway, PeerGatewayList, Renewal, Worker, WorkerStatus,
+};
 
 /// The connections to peer gateways that a gateway keeps.
 const PEER_GATEWAY_CONNECTIONS: usize = 8;
@@ -137,12 +139,7 @@ impl ApplicationHost {
     #[allow(dead_code, reason = "not every suite has rights")]
     pub(crate) fn renew_rights(&self, rights: Rights) {
         let (config, mtu) = self.config.as_ref().expect("a gateway");
-        self.shared.renew(Renewal {
-            quic: config.quic(*mtu),
-            peer_gateways: config.peer_gateways.clone(),
-            peer_gateway_connections_max: PEER_GATEWAY_CONNECTIONS,
-            rights: Arc::new(rights),
-        });
+        self.shared.renew(Renewal { quic: config.quic(*mtu), rights: Arc::new(rights) });
     }
 
     /// Has a gateway take other rotations of its fleet's key, as a reload does.
@@ -344,11 +341,13 @@ pub(super) fn gateway(
         node: gateway_node(other),
         addresses: vec![gateway_address(other)].into(),
         control: setup.peer_control,
+        is_standing: true,
     });
-    let peer_gateways: Vec<_> = others.collect();
+    let peer_gateways =
+        PeerGatewayList { peer_gateways: others.collect(), connections_max: PEER_GATEWAY_CONNECTIONS };
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
-        worker.set_peer_gateways(peer_gateways.clone(), PEER_GATEWAY_CONNECTIONS, now);
+        worker.set_peer_gateways(peer_gateways.clone(), now);
     }
     let config = NodeConfig { peer_gateways, ..config };
     host.config = Some((config, setup.link.mtu));

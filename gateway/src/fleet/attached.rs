@@ -1,0 +1,58 @@
+//! The running gateway that goes by a table: its state in it, and its peer gateways.
+
+use super::members::members;
+use super::record::FleetState;
+use super::table::{FleetTable, Roster};
+use crate::peer_list::PeerList;
+use std::sync::{Arc, Mutex, PoisonError};
+use stoq::tls::NodeId;
+
+/// A running gateway that goes by the table of its fleet.
+#[derive(Debug)]
+pub(crate) struct AttachedGateway {
+    own: NodeId,
+    peers: Arc<PeerList>,
+    /// The roster that is in effect.
+    roster: Mutex<Option<Arc<Roster>>>,
+}
+
+impl AttachedGateway {
+    /// A gateway that goes by no table yet.
+    pub(crate) fn new(own: NodeId, peers: Arc<PeerList>) -> Arc<Self> {
+        Arc::new(Self { own, peers, roster: Mutex::default() })
+    }
+
+    /// The list of its peer gateways.
+    pub(crate) fn peers(&self) -> &PeerList {
+        &self.peers
+    }
+
+    /// Goes by this table from now on; `None`: by none.
+    pub(super) fn follow(&self, table: Option<&FleetTable>) {
+        let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = table.map(|table| &table.roster);
+        // What gateways say of themselves changes nothing here.
+        let is_same = match (&*roster, new) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        if is_same {
+            return;
+        }
+        *roster = new.cloned();
+        self.follow_state(new.map(|roster| &**roster));
+        self.peers.set_members(new.map_or_else(Vec::new, |roster| members(roster, self.own)));
+    }
+
+    /// Turns new connections away exactly while the gateway's row is not active.
+    fn follow_state(&self, roster: Option<&Roster>) {
+        let row = roster.and_then(|roster| roster.gateways.get(&self.own));
+        let state = row.map_or(FleetState::Active, |row| row.state);
+        let turns_away = state != FleetState::Active;
+        let node = self.peers.node();
+        if turns_away != node.turns_away() {
+            node.set_turns_away(turns_away);
+            tracing::warn!(%state, turns_away, "the fleet's table gives this gateway another state: new connections are turned away while it is not active");
+        }
+    }
+}
