@@ -59,6 +59,7 @@ fn a_gateway_that_turns_connections_away_keeps_those_it_has_and_takes_new_ones_a
     world.run(Duration::from_secs(15), "a new connection is refused", |world| {
         world.clients[0].callers[0].connect_failed.iter().any(|(failed, _)| *failed == tag)
     });
+    assert!(world.gateway.count(Counter::ConnectionsTurnedAway) >= 1);
     let again = world.caller(&peer).fetch(&peer, token, Ranges::all());
     world.finish(&peer, again);
     assert_eq!(joined(&world.caller(&peer).request(again).pieces), bytes, "the connection goes on");
