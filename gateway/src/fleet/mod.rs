@@ -28,11 +28,17 @@ pub mod saved;
 
 pub mod view;
 
+mod http;
+
+pub mod directory;
+
 pub mod etcd;
+
+pub mod kube;
 
 mod wanted;
 
-mod joined;
+pub(crate) mod joined;
 
 mod part;
 
