@@ -117,7 +117,8 @@ def custom_schemas():
 
 
 def judge_custom(name, document, schemas):
-    jsonschema.validate(document, schemas[document["kind"]])
+    # Kubernetes' bounds are of this draft: `exclusiveMinimum` is a boolean.
+    jsonschema.Draft4Validator(schemas[document["kind"]]).validate(document)
     if document["kind"] == "StoqGateway":
         ensure(document["metadata"]["name"].endswith("-" + document["spec"]["serverId"]), f"{name}: its name")
 
