@@ -133,11 +133,8 @@ fn the_gateways_of_the_package_and_of_the_manifests_load() {
         let blocks: Vec<_> = manifest.split(".toml: |\n").skip(1).collect();
         assert_eq!(blocks.len(), pods, "{name}");
         for block in blocks {
-            let block: String = block
-                .lines()
-                .take_while(|line| line.is_empty() || line.starts_with("    "))
-                .map(|line| format!("{}\n", line.trim_start()))
-                .collect();
+            let lines = block.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+            let block: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
             assert!(block.contains(device) && block.contains("[admin]"), "{name}: {block}");
             assert_eq!(block.contains("provider = \"kubernetes\""), pods > 1, "{name}: {block}");
             // The plugin sets a variable that a test does not have.

@@ -163,17 +163,19 @@ fn site(served: &Arc<Served>, at: SocketAddr, site: &mut Site) {
     );
 }
 
+/// A command of the fleet, and what it says.
+fn fleet_command(config: &Path, words: &[&str], code: i32) -> String {
+    let (stdout, stderr) = run(stoq_gateway().arg("fleet").args(words).arg("--config").arg(config), code);
+    stdout + &stderr
+}
+
 #[test]
-fn a_fleet_in_kubernetes_is_made_by_its_commands_and_followed_by_a_gateway() {
+fn a_fleet_in_kubernetes_is_made_and_changed_by_its_commands() {
     let mut at_site = Site::new();
     let (served, at) = Served::start(&at_site.path("api.pem"));
     site(&served, at, &mut at_site);
     let config = at_site.configure();
-    let command = |words: &[&str], code| {
-        let (stdout, stderr) =
-            run(stoq_gateway().arg("fleet").args(words).arg("--config").arg(&config), code);
-        stdout + &stderr
-    };
+    let command = |words: &[&str], code| fleet_command(&config, words, code);
     let found = command(&["check"], 1);
     assert!(
         found.contains("there is no StoqFleet of this name")
@@ -209,6 +211,24 @@ fn a_fleet_in_kubernetes_is_made_by_its_commands_and_followed_by_a_gateway() {
     );
     let refused = command(&["status", "--user", "a", "--password-file", "x"], 2);
     assert!(refused.contains("--user is not for a directory in Kubernetes; leave it out"), "{refused}");
+}
+
+#[test]
+fn the_commands_of_a_fleet_in_kubernetes_say_what_an_account_may_not_and_that_the_api_is_away() {
+    let mut at_site = Site::new();
+    let (served, at) = Served::start(&at_site.path("api.pem"));
+    site(&served, at, &mut at_site);
+    let config = at_site.configure();
+    let command = |words: &[&str], code| fleet_command(&config, words, code);
+    command(&["rotate-cid"], 0);
+    for (name, server_id, node) in
+        [("a1", "0004d2", &identities().gateway), ("a2", "000002", &identities().stranger)]
+    {
+        let spec = json!({ "nodeId": node, "name": name, "serverId": server_id, "addresses": ["192.0.2.12:4433"],
+            "state": if name == "a1" { "active" } else { "out" } });
+        let row = json!({ "metadata": { "name": format!("eu-{server_id}") }, "spec": spec });
+        served.change(|state| state.api.put("stoqgateways", row));
+    }
     // A gateway's account may change no rows.
     served.change(|state| state.api.denied = vec!["update", "create"]);
     let refused = command(&["active", "a2"], 1);

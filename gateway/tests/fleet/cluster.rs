@@ -78,7 +78,7 @@ pub(crate) enum ApiState {
     Well,
     /// It answers nothing, and what it told is still on its way.
     Silent,
-    /// It wants to be asked again after so many seconds.
+    /// It wants to be asked again after these seconds.
     Throttles(u64),
 }
 

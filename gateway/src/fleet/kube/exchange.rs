@@ -88,7 +88,7 @@ pub(super) enum KubeRefusal {
     /// The API keeps no changes of so long ago.
     #[error("it keeps no changes of so long ago")]
     Gone,
-    /// It wants to be asked later, after so many seconds.
+    /// It wants to be asked later, after these seconds.
     #[error("the API asks for a pause of {0} s (status 429)")]
     Later(u64),
     /// The account may not do this.

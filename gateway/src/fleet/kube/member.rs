@@ -11,7 +11,7 @@ use super::super::table::FleetTable;
 use super::exchange::{KubeAnswer, KubeCall, KubeEvent, KubeRefusal, KubeRequest};
 use super::leases::LeaseBook;
 use super::object::{KubeCollection, KubeNames, name, version};
-use super::operation::{LEASE, Listing, Operation, Operator, Outcome, cluster, entry};
+use super::operation::{KubeOutcome, LEASE, Listing, Operation, Operator, cluster, entry};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -173,18 +173,18 @@ impl KubeMember {
         let Some(operation) = self.operation.take().filter(|_| self.is_asked) else { return };
         self.is_asked = false;
         match self.operator.answered(operation, answer) {
-            Outcome::Next(operation) => self.operation = Some(operation),
-            Outcome::Later(operation, seconds) => {
+            KubeOutcome::Next(operation) => self.operation = Some(operation),
+            KubeOutcome::Later(operation, seconds) => {
                 self.operation = Some(operation);
                 self.pause(now, seconds);
             }
-            Outcome::Event(FleetEvent::Lost(why)) => self.lose(now, why),
-            Outcome::Event(event) => self.tell(now, event),
-            Outcome::Probed(head) => {
+            KubeOutcome::Event(FleetEvent::Lost(why)) => self.lose(now, why),
+            KubeOutcome::Event(event) => self.tell(now, event),
+            KubeOutcome::Probed(head) => {
                 self.head.cluster = head.cluster;
                 self.tell(now, FleetEvent::Probed(head));
             }
-            Outcome::Listed(listing) => self.listed(now, listing),
+            KubeOutcome::Listed(listing) => self.listed(now, listing),
         }
     }
 

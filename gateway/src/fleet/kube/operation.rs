@@ -50,7 +50,7 @@ pub(super) enum RenewStep {
 
 /// What an answer comes to.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum KubeOutcome {
     /// The next call.
     Next(Operation),
     /// This event.
@@ -59,7 +59,7 @@ pub(super) enum Outcome {
     Probed(StoreHead),
     /// The objects are listed.
     Listed(Listing),
-    /// The same call again, after so many seconds.
+    /// The same call again, after these seconds.
     Later(Operation, u64),
 }
 
@@ -105,12 +105,12 @@ impl Operator {
     }
 
     /// What the answer comes to.
-    pub(super) fn answered(&mut self, operation: Operation, answer: &KubeAnswer) -> Outcome {
+    pub(super) fn answered(&mut self, operation: Operation, answer: &KubeAnswer) -> KubeOutcome {
         let object = match answer.object() {
-            Err(KubeRefusal::Later(seconds)) => return Outcome::Later(operation, seconds),
+            Err(KubeRefusal::Later(seconds)) => return KubeOutcome::Later(operation, seconds),
             object => object,
         };
-        let lost = |why: String| Outcome::Event(FleetEvent::Lost(why));
+        let lost = |why: String| KubeOutcome::Event(FleetEvent::Lost(why));
         match operation {
             Operation::Probe => match object {
                 Ok(list) => self.probed(&list),
@@ -127,7 +127,7 @@ impl Operator {
                 self.own = None;
                 match object {
                     Ok(_) | Err(KubeRefusal::Missing | KubeRefusal::Conflict) => {
-                        Outcome::Event(FleetEvent::Revoked)
+                        KubeOutcome::Event(FleetEvent::Revoked)
                     }
                     Err(refusal) => lost(refusal.to_string()),
                 }
@@ -135,8 +135,8 @@ impl Operator {
         }
     }
 
-    fn probed(&self, list: &Value) -> Outcome {
-        let lost = |why: String| Outcome::Event(FleetEvent::Lost(why));
+    fn probed(&self, list: &Value) -> KubeOutcome {
+        let lost = |why: String| KubeOutcome::Event(FleetEvent::Lost(why));
         let Some(revision) = version(list) else {
             return lost("its resourceVersion is no number, as that of etcd is".into());
         };
@@ -147,12 +147,12 @@ impl Operator {
                 "there is no StoqFleet {fleet} in the namespace {namespace}; `stoq-gateway fleet rotate-cid` makes it"
             ));
         };
-        Outcome::Probed(StoreHead { cluster, revision })
+        KubeOutcome::Probed(StoreHead { cluster, revision })
     }
 
-    fn listed(&self, mut listing: Listing, at: usize, list: &Value) -> Outcome {
+    fn listed(&self, mut listing: Listing, at: usize, list: &Value) -> KubeOutcome {
         let Some(revision) = version(list) else {
-            return Outcome::Event(FleetEvent::Lost("its list has no resourceVersion".into()));
+            return KubeOutcome::Event(FleetEvent::Lost("its list has no resourceVersion".into()));
         };
         listing.cursors[at] = revision;
         let collection = KubeCollection::ALL[at];
@@ -165,8 +165,8 @@ impl Operator {
                 .extend(items(list).filter_map(|object| entry(&self.names, collection, object))),
         }
         match at + 1 {
-            at if at < KubeCollection::ALL.len() => Outcome::Next(Operation::List(listing, at)),
-            _ => Outcome::Listed(listing),
+            at if at < KubeCollection::ALL.len() => KubeOutcome::Next(Operation::List(listing, at)),
+            _ => KubeOutcome::Listed(listing),
         }
     }
 
@@ -177,31 +177,31 @@ impl Operator {
         step: RenewStep,
         conflicts: usize,
         object: Result<Value, KubeRefusal>,
-    ) -> Outcome {
+    ) -> KubeOutcome {
         let next =
-            |alive, step, conflicts| Outcome::Next(Operation::Renew { alive, is_new, step, conflicts });
+            |alive, step, conflicts| KubeOutcome::Next(Operation::Renew { alive, is_new, step, conflicts });
         match object {
             Ok(lease) => {
                 let text = |field: &str| lease["metadata"][field].as_str().unwrap_or_default().to_owned();
                 self.own = Some(OwnLease { uid: text("uid"), version: text("resourceVersion") });
                 match step {
                     RenewStep::Look => next(alive, RenewStep::Replace, conflicts),
-                    _ if is_new => Outcome::Event(FleetEvent::Put),
-                    _ => Outcome::Event(FleetEvent::KeptAlive(LEASE)),
+                    _ if is_new => KubeOutcome::Event(FleetEvent::Put),
+                    _ => KubeOutcome::Event(FleetEvent::KeptAlive(LEASE)),
                 }
             }
             Err(KubeRefusal::Missing) if step != RenewStep::Make => {
                 self.own = None;
                 match is_new {
                     true => next(alive, RenewStep::Make, conflicts),
-                    false => Outcome::Event(FleetEvent::LeaseGone),
+                    false => KubeOutcome::Event(FleetEvent::LeaseGone),
                 }
             }
             // Another process has the lease, or the answer to the last renewal was lost.
             Err(KubeRefusal::Conflict) => {
                 self.own = None;
                 match conflicts {
-                    FLEET_KUBE_CONFLICTS_LEN_MAX.. => Outcome::Event(FleetEvent::Lost(
+                    FLEET_KUBE_CONFLICTS_LEN_MAX.. => KubeOutcome::Event(FleetEvent::Lost(
                         "the gateway's Lease is changed by others all the time".into(),
                     )),
                     _ => next(alive, RenewStep::Look, conflicts + 1),
@@ -212,8 +212,8 @@ impl Operator {
     }
 }
 
-fn refused(refusal: KubeRefusal) -> Outcome {
-    Outcome::Event(match refusal {
+fn refused(refusal: KubeRefusal) -> KubeOutcome {
+    KubeOutcome::Event(match refusal {
         KubeRefusal::Denied(why) => FleetEvent::Denied(why),
         refusal => FleetEvent::Lost(refusal.to_string()),
     })
