@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests the installation of a gateway without touching this machine: huge pages and NICs against a tree of files that looks like /sys and
-# /proc, the systemd unit with systemd's checker, and the demands of the manifests of Compose and Kubernetes. Needs no root.
+# /proc, and the systemd unit with systemd's checker. Needs no root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -278,7 +278,7 @@ fn a_gateway_follows_its_directory_in_kubernetes_with_a_new_token_and_serves_on_
         (&json!(true), &json!(true))
     );
     let config = at_site.configure();
-    let shown = json_of(stoq_gateway().args(["fleet", "status", "--json", "--config"]).arg(&config));
+    let shown = json_of(stoq_gateway().args(["fleet", "status", "--config"]).arg(&config));
     assert_eq!((&shown["provider"], &shown["gateways"][0]["alive"]), (&json!("kubernetes"), &json!(true)));
 
     // The token is replaced, as the kubelet does: at a moment the old one is no longer taken.
