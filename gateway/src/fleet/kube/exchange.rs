@@ -112,8 +112,8 @@ impl KubeAnswer {
             (404, _) => Err(KubeRefusal::Missing),
             (409, _) => Err(KubeRefusal::Conflict),
             (410, _) => Err(KubeRefusal::Gone),
-            (429 | 503, value) if self.status == 429 || self.retry_after_s.is_some() => {
-                drop(value);
+            (429, _) => Err(KubeRefusal::Later(self.retry_after_s.unwrap_or(1))),
+            (503, _) if self.retry_after_s.is_some() => {
                 Err(KubeRefusal::Later(self.retry_after_s.unwrap_or(1)))
             }
             (401, value) => Err(KubeRefusal::Failed(format!("the token is not taken: {}", self.says(value)))),

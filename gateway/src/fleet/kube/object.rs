@@ -111,7 +111,7 @@ impl KubeNames {
     pub(super) fn read(&self, collection: KubeCollection, object: &Value) -> Option<FleetRecord> {
         let name = name(object)?;
         let spec = object["spec"].as_object().cloned().unwrap_or_default();
-        let record = match collection {
+        match collection {
             KubeCollection::Fleets if name == self.fleet => read_record(FLEET_KEY, &value(&spec)),
             KubeCollection::Gateways => {
                 let server_id = self.server_id(name)?;
@@ -126,8 +126,7 @@ impl KubeNames {
                 Some(FleetRecord::Fault(Arc::new(RecordFault::Value(fault))))
             }
             KubeCollection::Fleets | KubeCollection::Leases => None,
-        };
-        record
+        }
     }
 
     /// What a Lease says; `None`: it is none of this fleet.
