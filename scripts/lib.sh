@@ -19,7 +19,8 @@ BOOT_PACKAGES=("${PACKAGE_PACKAGES[@]}" systemd-container util-linux iproute2)
 ADMIN_PACKAGES=(prometheus chromium python3 openssl)
 ANYCAST_PACKAGES=(bird2 frr python3 iproute2 ethtool)
 FLEET_PACKAGES=(etcd-server etcd-client python3 openssl)
-INSTALL_PACKAGES=(python3-yaml systemd)
+INSTALL_PACKAGES=(systemd)
+MANIFESTS_PACKAGES=(python3 python3-venv bird2)
 INSTRUCTIONS_PACKAGES=(valgrind python3 gcc libc6-dev)
 VECTORS_PACKAGES=(python3 python3-venv)
 FUZZ_PACKAGES=(gcc g++ libc6-dev)
@@ -198,6 +199,19 @@ ruff_tool() {
     python3 -m venv --clear "$tools"
     "$tools/bin/pip" install --quiet --disable-pip-version-check "ruff==$version" ||
         die "ruff $version cannot be had: check the network, or set PIP_INDEX_URL"
+}
+# manifests_tool: leaves in $tool the path of a Python that has Helm and the schemas of Kubernetes: wheels of the package index, put under the
+# build directory.
+manifests_tool() {
+    local wheels=(helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 PyYAML==6.0.4 jsonschema==4.26.0) tools
+    tools=$(realpath -m "${CARGO_TARGET_DIR:-target}")/tools/manifests
+    tool=$tools/bin/python3
+    [ "$(cat "$tools/wheels" 2>/dev/null)" != "${wheels[*]}" ] || return 0
+    say "fetching Helm and the schemas of Kubernetes"
+    python3 -m venv --clear "$tools"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check "${wheels[@]}" ||
+        die "${wheels[*]} cannot be had: check the network, or set PIP_INDEX_URL"
+    echo "${wheels[*]}" >"$tools/wheels"
 }
 cargo_deb() { cargo_tool cargo-deb 3.8.0 --profile dev --no-default-features; }
 

@@ -11,7 +11,7 @@ export STOQ_CLOCK=$EPOCHSECONDS
 
 ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}" "${CONTAINER_PACKAGES[@]}"
     "${BOOT_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
-    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" "${FLEET_PACKAGES[@]}" "${ANYCAST_PACKAGES[@]}" procps)
+    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" "${FLEET_PACKAGES[@]}" "${ANYCAST_PACKAGES[@]}" "${MANIFESTS_PACKAGES[@]}" procps)
 
 # need: checks everything that any test needs, before the first test runs.
 need() {
@@ -65,6 +65,7 @@ cargo fetch --locked --quiet --manifest-path fuzz/Cargo.toml
 cargo_fuzz
 cargo_deb
 ruff_tool
+manifests_tool
 scripts/vectors.sh
 wait "$background"
 
@@ -126,8 +127,10 @@ background=$!
 scripts/fuzz.sh 60
 wait "$background"
 background=
-say "installing: huge pages, NICs, the unit, the manifests"
+say "installing: huge pages, NICs, the unit"
 scripts/install-test.sh
+say "the chart and the manifests"
+scripts/manifests.sh
 say "the container"
 scripts/container-test.sh
 # The image boots on one core, and most of the other's work is of the compiler.

@@ -5,7 +5,7 @@ mod opened;
 use crate::anycast::{Anycast, AnycastError};
 use crate::config::{FleetProvider, GatewayConfig, IdentityConfig, allowed_by};
 use crate::dates::out_of_dates;
-use crate::fleet::etcd::EtcdSettings;
+use crate::fleet::joined::DirectorySettings;
 use crate::fleet::{FleetPart, read_key};
 use crate::output::{self, OutputError};
 use crate::{capabilities, descriptors, rights, tls};
@@ -204,14 +204,13 @@ fn fleet(config: &GatewayConfig, findings: &mut Findings) {
     let Some(fleet) = &config.fleet else { return };
     // Without an identity another check says so.
     let own = tls::load(&config.identity).ok().map(|identity| identity.node_id());
-    if let (Some(FleetProvider::Etcd), Some(etcd)) = (fleet.provider, &fleet.etcd) {
-        return match EtcdSettings::read(fleet, etcd)
+    if matches!(fleet.provider, Some(FleetProvider::Etcd | FleetProvider::Kubernetes)) {
+        return match DirectorySettings::read(fleet)
             .and_then(|settings| read_key(&fleet.key_file).map(|_| settings))
         {
             Ok(settings) => {
-                let found =
-                    format!("server ID {}, {} endpoints of etcd", fleet.server_id, settings.endpoints.len());
-                findings.ok("fleet", found);
+                let shown = settings.as_ref().map(DirectorySettings::shown).unwrap_or_default();
+                findings.ok("fleet", format!("server ID {}, {shown}", fleet.server_id));
             }
             Err(error) => {
                 let fix = "follow the line above".to_owned();

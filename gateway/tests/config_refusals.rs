@@ -57,6 +57,11 @@ fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
 /// The provider etcd, but for its section.
 const ETCD: &str = "provider = \"etcd\"\nname = \"eu\"\nsaved = \"f\"\n";
 
+/// The provider kubernetes with these keys.
+fn kubernetes(keys: &str) -> String {
+    format!("{}[fleet.kubernetes]\n{keys}\n", ETCD.replace("\"etcd\"", "\"kubernetes\""))
+}
+
 /// The provider etcd with these endpoints.
 fn etcd(endpoints: &str, more: &str) -> String {
     format!("{ETCD}[fleet.etcd]\nendpoints = {endpoints}\n{more}")
@@ -107,6 +112,20 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
             "a user and its password belong together",
         ),
         (fleet("000001", "provider = \"zookeeper\"\n"), "unknown variant `zookeeper`"),
+        (
+            fleet("000001", "provider = \"kubernetes\"\n"),
+            "the provider \"kubernetes\" needs the fleet's name",
+        ),
+        (
+            fleet("000001", &format!("{good}[fleet.kubernetes]\n")),
+            "it is not read; set fleet.provider = \"kubernetes\"",
+        ),
+        (fleet("000001", &kubernetes("server = \"10.0.0.1\"")), "name the API's server, such as"),
+        (
+            fleet("000001", &kubernetes("server = \"http://10.0.0.1:80\"\ntoken_file = \"t\"")),
+            "the token would pass unencrypted; give a server with https",
+        ),
+        (fleet("000001", &kubernetes("namespace = \"Stoq\"")), "it is no name of a namespace"),
         (
             fleet("000001", &format!("provider = \"file\"\nfile = \"f\"\n{good}")),
             "the fleet's table has the rotations; move them there",

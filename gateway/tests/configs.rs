@@ -124,19 +124,22 @@ fn every_example_loads() {
 #[test]
 fn the_gateways_of_the_package_and_of_the_manifests_load() {
     load(&std::fs::read_to_string(configs().join("../packaging/gateway.toml")).unwrap(), true).unwrap();
-    for (name, device) in
-        [("gateway.yaml", "env:PCIDEVICE_EXAMPLE_COM_STOQ_VF"), ("memif-sidecar.yaml", "net_memif0")]
-    {
+    for (name, pods, device) in [
+        ("gateway.yaml", 1, "env:PCIDEVICE_EXAMPLE_COM_STOQ_VF"),
+        ("memif-sidecar.yaml", 1, "net_memif0"),
+        ("fleet.yaml", 3, "env:PCIDEVICE_EXAMPLE_COM_STOQ_VF"),
+    ] {
         let manifest = std::fs::read_to_string(configs().join("kubernetes").join(name)).unwrap();
-        let (_, block) = manifest.split_once("  gateway.toml: |\n").unwrap();
-        let block: String = block
-            .lines()
-            .take_while(|line| line.is_empty() || line.starts_with("    "))
-            .map(|line| format!("{}\n", line.trim_start()))
-            .collect();
-        assert!(block.contains(device) && block.contains("[admin]"), "{name}: {block}");
-        // The plugin sets a variable that a test does not have.
-        load(&block.replace("env:PCIDEVICE_EXAMPLE_COM_STOQ_VF", "0000:3b:02.0"), true).unwrap();
+        let blocks: Vec<_> = manifest.split(".toml: |\n").skip(1).collect();
+        assert_eq!(blocks.len(), pods, "{name}");
+        for block in blocks {
+            let lines = block.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+            let block: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
+            assert!(block.contains(device) && block.contains("[admin]"), "{name}: {block}");
+            assert_eq!(block.contains("provider = \"kubernetes\""), pods > 1, "{name}: {block}");
+            // The plugin sets a variable that a test does not have.
+            load(&block.replace("env:PCIDEVICE_EXAMPLE_COM_STOQ_VF", "0000:3b:02.0"), true).unwrap();
+        }
     }
 }
 
@@ -170,6 +173,8 @@ fn the_gateways_example_shows_every_option_and_no_other() {
         let text = if kind == "seed" { text } else { text.replace("directory = \"d\"\n", "") };
         assert_eq!(shown[&format!("application {kind}")], allowed(&text, true), "[[application]] {kind}");
     }
+    let kubernetes = format!("{GATEWAY}{FLEET}[fleet.kubernetes]\nzzz = 1\n");
+    assert_eq!(shown["fleet.kubernetes"], allowed(&kubernetes, true));
     let etcd = format!("{GATEWAY}{FLEET}[fleet.etcd]\nzzz = 1\n");
     assert_eq!(shown["fleet.etcd"], allowed(&etcd, true));
     assert_eq!(shown["fleet.rotation"], allowed(&format!("{GATEWAY}{FLEET}zzz = 1\n"), true));

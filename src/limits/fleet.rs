@@ -37,8 +37,22 @@ pub const FLEET_LEAVE_MS_MAX: u64 = 1_000;
 pub const FLEET_FIRST_MS_MAX: u64 = 20_000;
 /// How far a gateway's clock and etcd's may be apart, seconds.
 pub const FLEET_CLOCK_S_MAX: u64 = 60;
+/// The lease by which a gateway says that it is alive in Kubernetes, seconds, as long as those of Kubernetes' own controllers. Each renewal
+/// of it is told to every gateway.
+pub const FLEET_KUBE_LEASE_S: u64 = 15;
+/// A watch of leases that is silent for longer says nothing of what ended meanwhile, milliseconds. A gateway's own renewals are more frequent.
+pub const FLEET_KUBE_SILENT_MS_MAX: u64 = 10_000;
+/// After this time Kubernetes ends a watch, and the gateway begins another one, seconds.
+pub const FLEET_KUBE_WATCH_S: u64 = 600;
+/// A watch that ends sooner is a fault, milliseconds.
+pub const FLEET_KUBE_WATCH_MS_MIN: u64 = 1_000;
+/// The longest pause that a gateway grants a Kubernetes that asks for one, seconds.
+pub const FLEET_KUBE_PAUSE_S_MAX: u64 = 60;
+/// Changes of a gateway's own lease by others that it meets, one after another, before it gives up for now.
+pub const FLEET_KUBE_CONFLICTS_LEN_MAX: usize = 3;
 
 const _: () = {
+    assert!(FLEET_KUBE_LEASE_S * 1000 / 3 < FLEET_KUBE_SILENT_MS_MAX);
     assert!(FLEET_ANSWER_MS_MAX + FLEET_AGAIN_MS_MAX < 1000 * FLEET_LEASE_S);
     // A lease is kept alive when a third is over; a silent member and a refusing one may follow.
     assert!(2 * FLEET_ANSWER_MS_MAX < 1000 * FLEET_LEASE_S * 2 / 3);

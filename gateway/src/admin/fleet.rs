@@ -41,7 +41,7 @@ struct DirectoryRow {
     refused: String,
     /// Why the last endpoint was lost.
     lost: Option<String>,
-    /// What the user of etcd may not do.
+    /// What the user of etcd, or the account of Kubernetes, may not do.
     denied: Option<String>,
     /// Whether the gateway says there that it is alive.
     has_lease: bool,
@@ -90,21 +90,20 @@ pub(super) fn metrics(view: &FleetView, out: &mut Exposition) {
     let help = "Gateways in the fleet's table.";
     out.single("stoq_fleet_gateways", MetricKind::Gauge, help, table.roster.gateways.len());
     let Some(status) = view.status() else { return };
-    let help = "Gateways of the table that say they are alive, as far as etcd is known.";
+    let help = "Gateways of the table that say they are alive, as far as the directory is known.";
     let alive = table.roster.gateways.keys().filter(|node| table.is_alive(node) == Some(true)).count();
     out.single("stoq_fleet_gateways_alive", MetricKind::Gauge, help, alive);
     let rows = table.roster.gateways.values();
     let missing =
         rows.filter(|row| row.state != FleetState::Out && table.is_alive(&row.node_id) == Some(false));
-    let help =
-        "Gateways of the table that are not out and do not say they are alive, as far as etcd is known.";
+    let help = "Gateways of the table that are not out and do not say they are alive, as far as the directory is known.";
     out.single("stoq_fleet_gateways_missing", MetricKind::Gauge, help, missing.count());
-    let help = "1 while etcd answers. Without it the last table stays in effect.";
+    let help = "1 while the directory answers. Without it the last table stays in effect.";
     out.single("stoq_fleet_directory_up", MetricKind::Gauge, help, u8::from(status.is_up));
     let age = status.heard.map_or(-1.0, |heard| heard.elapsed().as_secs_f64());
-    let help = "Since etcd last answered, seconds; -1: not since the start.";
+    let help = "Since the directory last answered, seconds; -1: not since the start.";
     out.single("stoq_fleet_directory_age_seconds", MetricKind::Gauge, help, age);
-    let help = "1 while etcd's keys or its cluster are refused; /status and the log name the fault.";
+    let help = "1 while the directory's keys or its cluster are refused; /status and the log name the fault.";
     let refused = u8::from(!status.refusal().is_empty());
     out.single("stoq_fleet_table_refused", MetricKind::Gauge, help, refused);
 }

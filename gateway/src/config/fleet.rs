@@ -17,12 +17,14 @@ pub struct FleetConfig {
     pub provider: Option<FleetProvider>,
     /// The file of the provider `file`.
     pub file: Option<PathBuf>,
-    /// The fleet's name in etcd.
+    /// The fleet's name in etcd or Kubernetes.
     pub name: Option<String>,
-    /// The file in which the last good table of etcd is kept.
+    /// The file in which the last good table of etcd or Kubernetes is kept.
     pub saved: Option<PathBuf>,
     /// How to reach etcd.
     pub etcd: Option<FleetEtcdConfig>,
+    /// How to reach the API of Kubernetes; in a pod there is nothing to give.
+    pub kubernetes: Option<FleetKubernetesConfig>,
     /// The rotations of the keys, the same on every gateway, where there is no table.
     #[serde(default)]
     pub rotation: Vec<CidRotation>,
@@ -36,6 +38,8 @@ pub enum FleetProvider {
     File,
     /// Keys of etcd.
     Etcd,
+    /// Objects of Kubernetes.
+    Kubernetes,
 }
 
 /// How to reach etcd.
@@ -106,6 +110,50 @@ impl FleetEtcdConfig {
     }
 }
 
+/// How to reach the API of Kubernetes. What is not given is what a pod has.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetKubernetesConfig {
+    /// The URL of its server.
+    pub server: Option<String>,
+    /// The certificates of the authority of the cluster.
+    pub ca: Option<PathBuf>,
+    /// The file with the token of an account, read for each call.
+    pub token_file: Option<PathBuf>,
+    /// The namespace of the fleet's objects.
+    pub namespace: Option<String>,
+}
+
+impl FleetKubernetesConfig {
+    /// Whether the server has TLS, its host and its port.
+    pub fn endpoint(url: &str) -> Option<(bool, String, u16)> {
+        FleetEtcdConfig::endpoint(url)
+    }
+
+    /// The files that it names.
+    pub(super) fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.ca, &mut self.token_file].into_iter().flatten()
+    }
+
+    fn fault(&self) -> Option<(&'static str, String)> {
+        let endpoint = self.server.as_deref().map(Self::endpoint);
+        if let Some(None) = endpoint {
+            let fix = "name the API's server, such as \"https://10.0.0.1:6443\"";
+            return Some(("fleet.kubernetes.server", fix.into()));
+        }
+        let is_plain = endpoint.flatten().is_some_and(|(has_tls, ..)| !has_tls);
+        if is_plain && self.token_file.is_some() {
+            let fix = "the token would pass unencrypted; give a server with https";
+            return Some(("fleet.kubernetes.token_file", fix.into()));
+        }
+        let is_name = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+        let namespace = self.namespace.as_deref().unwrap_or("default");
+        let is_namespace = (1..=63).contains(&namespace.len()) && namespace.bytes().all(is_name);
+        let fix = "it is no name of a namespace: 1 to 63 of a-z, 0-9 and -; give another";
+        (!is_namespace).then(|| ("fleet.kubernetes.namespace", fix.into()))
+    }
+}
+
 impl FleetConfig {
     /// Why the keys do not go together: the key and the fix.
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
@@ -121,9 +169,16 @@ impl FleetConfig {
             Some(FleetProvider::File) if self.file.is_none() => {
                 Some(("fleet.file", "the provider \"file\" needs the table's file; name it".into()))
             }
-            Some(FleetProvider::Etcd) => self.fault_of_etcd(),
+            Some(FleetProvider::Etcd) => self.fault_of_name("etcd").or_else(|| self.fault_of_etcd()),
+            Some(FleetProvider::Kubernetes) => self
+                .fault_of_name("kubernetes")
+                .or_else(|| self.kubernetes.as_ref().and_then(FleetKubernetesConfig::fault)),
             Some(FleetProvider::File) => None,
         };
+        let is_kubernetes = self.provider == Some(FleetProvider::Kubernetes);
+        let fault = fault.or_else(|| {
+            self.unused(&[("fleet.kubernetes", self.kubernetes.is_some() && !is_kubernetes)], "kubernetes")
+        });
         if fault.is_some() {
             return fault;
         }
@@ -140,20 +195,28 @@ impl FleetConfig {
         Some((key, format!("it is not read; set fleet.provider = \"{provider}\"")))
     }
 
-    fn fault_of_etcd(&self) -> Option<(&'static str, String)> {
+    fn fault_of_name(&self, provider: &str) -> Option<(&'static str, String)> {
         let is_name = |name: &String| {
             let is_letter =
                 |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
             (1..=64).contains(&name.len()) && name.bytes().all(is_letter)
         };
         if !self.name.as_ref().is_some_and(is_name) {
-            let fix = "the provider \"etcd\" needs the fleet's name: 1 to 64 of a-z, 0-9 and -; give one";
-            return Some(("fleet.name", fix.into()));
+            let fix = format!(
+                "the provider \"{provider}\" needs the fleet's name: 1 to 64 of a-z, 0-9 and -; give one"
+            );
+            return Some(("fleet.name", fix));
         }
         if self.saved.is_none() {
-            let fix = "the provider \"etcd\" keeps the last good table in a file; name one, such as /var/lib/stoq/fleet.json";
-            return Some(("fleet.saved", fix.into()));
+            let fix = format!(
+                "the provider \"{provider}\" keeps the last good table in a file; name one, such as /var/lib/stoq/fleet.json"
+            );
+            return Some(("fleet.saved", fix));
         }
+        None
+    }
+
+    fn fault_of_etcd(&self) -> Option<(&'static str, String)> {
         let Some(etcd) = &self.etcd else {
             return Some(("fleet.etcd", "the provider \"etcd\" needs this section; write it".into()));
         };

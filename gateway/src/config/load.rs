@@ -36,7 +36,14 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     if let Some(fleet) = &mut config.fleet {
         resolve(base, &mut fleet.key_file);
         let of_etcd = fleet.etcd.iter_mut().flat_map(|etcd| etcd.files());
-        fleet.file.iter_mut().chain(&mut fleet.saved).chain(of_etcd).for_each(|path| resolve(base, path));
+        let of_kubernetes = fleet.kubernetes.iter_mut().flat_map(|kubernetes| kubernetes.files());
+        fleet
+            .file
+            .iter_mut()
+            .chain(&mut fleet.saved)
+            .chain(of_etcd)
+            .chain(of_kubernetes)
+            .for_each(|path| resolve(base, path));
         if let Some((key, fix)) = fleet.fault() {
             return Err(ConfigCheck { file }.value(key, fix));
         }

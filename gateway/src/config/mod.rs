@@ -17,7 +17,7 @@ mod tagged;
 
 pub use anycast::AnycastConfig;
 pub use application::{ApplicationConfig, DiscardConfig, EchoConfig, SeedConfig};
-pub use fleet::{FleetConfig, FleetEtcdConfig, FleetProvider};
+pub use fleet::{FleetConfig, FleetEtcdConfig, FleetKubernetesConfig, FleetProvider};
 pub use load::{load_client, load_gateway};
 pub use operation::{
     AdminConfig, CaptureConfig, LogConfig, LogFormat, OnPanic, QlogConfig, ReloadConfig, ShutdownConfig,

@@ -90,12 +90,12 @@ pub enum FleetEvent {
     Lost(String),
 }
 
-/// Why a cluster of etcd is not gone by.
+/// Why a directory's cluster is not gone by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StrangeCluster {
     /// It is another one.
     #[error(
-        "etcd is another cluster than before ({got:x}, before {known:x}); give the endpoints of the former, or, if it was made anew, run `stoq-gateway fleet adopt`"
+        "the directory is another cluster than before ({got:x}, before {known:x}); give the endpoints of the former, or, if it was made anew, run `stoq-gateway fleet adopt`"
     )]
     Other {
         /// Its ID.
@@ -105,7 +105,7 @@ pub enum StrangeCluster {
     },
     /// It is behind of what it was.
     #[error(
-        "etcd is at revision {got} and was at {known} before; if it was restored from a backup, compare its keys and run `stoq-gateway fleet adopt`"
+        "the directory is at revision {got} and was at {known} before; if it was restored from a backup, compare its keys and run `stoq-gateway fleet adopt`"
     )]
     Back {
         /// Its revision.

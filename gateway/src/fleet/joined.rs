@@ -1,16 +1,18 @@
-//! A gateway whose directory is etcd: what its thread learns takes effect here, while the gateway runs.
+//! A gateway whose directory is etcd or Kubernetes: what its thread learns takes effect here, while the gateway runs.
 
 use super::attached::AttachedGateway;
 use super::clock::unix_s;
-use super::etcd::{EtcdDirectory, EtcdSettings, FleetWatcher};
+use super::directory::{DirectoryThread, FleetWatcher};
+use super::etcd::{self, EtcdSettings};
 use super::exchange::{MemberSettings, MemberStatus};
 use super::keys::read_key;
+use super::kube::{self, KubeSettings};
 use super::note::adoption_note;
 use super::record::ALIVE;
 use super::saved::{save_table, saved_table};
 use super::table::{FleetTable, TableOrigin};
 use super::view::FleetView;
-use crate::config::{FleetConfig, FleetEtcdConfig};
+use crate::config::{FleetConfig, FleetProvider};
 use anyhow::Context;
 use rand::Rng;
 use std::fmt;
@@ -22,10 +24,49 @@ use stoq::quic::fleet_settings::{FleetSecret, FleetSettings};
 use stoq::quic::routable::ServerId;
 use stoq::tls::NodeId;
 
-/// A gateway that goes by etcd.
+/// A gateway that goes by a directory.
 pub(crate) struct JoinedFleet {
     learned: Arc<Learned>,
-    _directory: EtcdDirectory,
+    _directory: DirectoryThread,
+}
+
+/// How to reach the directory.
+pub(crate) enum DirectorySettings {
+    Etcd(EtcdSettings),
+    Kubernetes(KubeSettings),
+}
+
+impl DirectorySettings {
+    /// Reads what the configuration names; `None`: the gateway follows no directory.
+    pub(crate) fn read(config: &FleetConfig) -> anyhow::Result<Option<Self>> {
+        Ok(match (config.provider, &config.etcd) {
+            (Some(FleetProvider::Etcd), Some(etcd)) => Some(Self::Etcd(EtcdSettings::read(config, etcd)?)),
+            (Some(FleetProvider::Kubernetes), _) => Some(Self::Kubernetes(KubeSettings::read(config)?)),
+            _ => None,
+        })
+    }
+
+    fn own_key(&self, own: NodeId) -> Arc<str> {
+        match self {
+            Self::Etcd(settings) => format!("{}{ALIVE}{own}", settings.prefix).into(),
+            Self::Kubernetes(settings) => settings.names().own_key(&own),
+        }
+    }
+
+    /// In words.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::Etcd(settings) => format!("{} endpoints of etcd", settings.endpoints.len()),
+            Self::Kubernetes(settings) => format!("Kubernetes, namespace {}", settings.names().namespace),
+        }
+    }
+
+    fn endpoints(&self) -> usize {
+        match self {
+            Self::Etcd(settings) => settings.endpoints.len(),
+            Self::Kubernetes(_) => 1,
+        }
+    }
 }
 
 impl fmt::Debug for JoinedFleet {
@@ -61,18 +102,17 @@ impl Learned {
 }
 
 impl JoinedFleet {
-    /// Begins, and waits for the first table: that of the disk, or etcd's.
+    /// Begins, and waits for the first table: that of the disk, or the directory's.
     ///
     /// # Errors
-    /// A file cannot be read, or there is no table yet and etcd gives none; with the fix.
+    /// A file cannot be read, or there is no table yet and the directory gives none; with the fix.
     pub(crate) fn start(
         config: &FleetConfig,
-        etcd: &FleetEtcdConfig,
+        settings: DirectorySettings,
         saved: PathBuf,
         own: NodeId,
     ) -> anyhow::Result<Self> {
         let secret = read_key(&config.key_file)?;
-        let settings = EtcdSettings::read(config, etcd)?;
         let kept = saved_table(&saved).unwrap_or_else(|error| {
             tracing::warn!(file = %saved.display(), %error, "the fleet's table on the disk is not used");
             None
@@ -80,11 +120,11 @@ impl JoinedFleet {
         let mut random = rand::rng();
         let member = MemberSettings {
             node: own,
-            own_key: format!("{}{ALIVE}{own}", settings.prefix).into(),
+            own_key: settings.own_key(own),
             boot: format!("{:016x}", random.random::<u64>()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since_s: unix_s(),
-            endpoints: settings.endpoints.len(),
+            endpoints: settings.endpoints(),
             seed: random.random(),
         };
         let learned = Arc::<Learned>::default();
@@ -98,8 +138,15 @@ impl JoinedFleet {
             refused: None,
             said: None,
         };
-        let directory = EtcdDirectory::start(settings, member, kept, watcher)
-            .context("the thread that follows the fleet's directory")?;
+        let directory = match settings {
+            DirectorySettings::Etcd(settings) => {
+                DirectoryThread::start(|end| etcd::follow(settings, member, kept, watcher, end))
+            }
+            DirectorySettings::Kubernetes(settings) => {
+                DirectoryThread::start(|end| kube::follow(settings, member, kept, watcher, end))
+            }
+        };
+        let directory = directory.context("the thread that follows the fleet's directory")?;
         let joined = Self { learned, _directory: directory };
         joined.wait();
         Ok(joined)
@@ -120,7 +167,7 @@ impl JoinedFleet {
         let settings = self.learned.state().settings.clone();
         settings.with_context(|| {
             let why = self.learned.view.status().map(|status| status.why()).unwrap_or_default();
-            format!("etcd has given no table of the fleet, and none is kept in fleet.saved ({why}); check fleet.etcd.endpoints and put the fleet's keys as docs/fleet.md shows")
+            format!("the directory has given no table of the fleet, and none is kept in fleet.saved ({why}); `stoq-gateway fleet check` looks at it, and docs/fleet.md shows what is in it")
         })
     }
 
@@ -146,11 +193,11 @@ struct Watcher {
     server_id: ServerId,
     own: NodeId,
     saved: PathBuf,
-    /// The revision of the roster that was last taken from etcd.
+    /// The revision of the roster that was last taken.
     roster: Option<u64>,
     /// A table whose rotations are not taken yet, since connections would be lost.
     refused: Option<Arc<FleetTable>>,
-    /// What was last logged: whether etcd answers, and what is refused.
+    /// What was last logged: whether the directory answers, and what is refused.
     said: Option<(bool, String)>,
 }
 
@@ -175,7 +222,7 @@ impl FleetWatcher for Watcher {
                 Some(_) => {}
             }
             if !is_cached && let Err(error) = save_table(&self.saved, cluster, roster, unix_s()) {
-                tracing::error!(file = %self.saved.display(), %error, "the fleet's table is not kept on the disk: a start without etcd goes by an older one");
+                tracing::error!(file = %self.saved.display(), %error, "the fleet's table is not kept on the disk: a start without the directory goes by an older one");
             }
         }
         self.learned.view.show(Some(table.clone()));
@@ -225,7 +272,7 @@ impl FleetWatcher for Watcher {
         let adopts = status.strange.is_some() && std::fs::remove_file(adoption_note(&self.saved)).is_ok();
         if adopts {
             self.roster = None;
-            tracing::warn!("the cluster of etcd that answers is adopted, as the operator wants it");
+            tracing::warn!("the directory that answers is adopted, as the operator wants it");
         }
         adopts
     }

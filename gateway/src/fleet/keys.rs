@@ -15,15 +15,16 @@ use stoq::tls::exposed_mode;
 /// Leaves the note by which the gateway adopts a cluster: within seconds, or when it starts.
 ///
 /// # Errors
-/// The gateway goes by no etcd, or the note cannot be made.
+/// The gateway follows no directory, or the note cannot be made.
 pub(crate) fn adopt(config: &Path) -> anyhow::Result<()> {
     let saved = load_gateway(config)?.fleet.and_then(|fleet| fleet.saved);
-    let saved =
-        saved.ok_or_else(|| Usage("this gateway goes by no etcd; set fleet.provider = \"etcd\"".into()))?;
+    let saved = saved.ok_or_else(|| {
+        Usage("this gateway goes by no etcd and no Kubernetes; set fleet.provider to one of them".into())
+    })?;
     let note = adoption_note(&saved);
     File::create(&note)
         .with_context(|| format!("{} cannot be made; run this as the gateway's user", note.display()))?;
-    output::result("noted: the gateway adopts the cluster of etcd that answers", "the adoption is noted")?;
+    output::result("noted: the gateway adopts the directory that answers", "the adoption is noted")?;
     Ok(())
 }
 

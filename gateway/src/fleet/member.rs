@@ -137,6 +137,11 @@ impl FleetMember {
         }
     }
 
+    /// The session: another one once the endpoint is left.
+    pub(super) fn session(&self) -> u64 {
+        self.session
+    }
+
     /// Whether the gateway is ready, which it says at once.
     pub fn set_ready(&mut self, now: Instant, ready: bool) {
         if std::mem::replace(&mut self.ready, ready) != ready {

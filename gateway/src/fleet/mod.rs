@@ -28,13 +28,19 @@ pub mod saved;
 
 pub mod view;
 
+mod http;
+
+pub mod directory;
+
 pub mod etcd;
+
+pub mod kube;
 
 mod members;
 
 mod attached;
 
-mod joined;
+pub(crate) mod joined;
 
 mod part;
 

@@ -2,7 +2,7 @@
 
 use super::attached::AttachedGateway;
 use super::file::read_fleet_file;
-use super::joined::JoinedFleet;
+use super::joined::{DirectorySettings, JoinedFleet};
 use super::keys::read_key;
 use super::table::FleetTable;
 use super::view::FleetView;
@@ -21,7 +21,7 @@ pub(crate) struct FleetPart {
     pub(crate) settings: FleetSettings,
     /// The table of its directory, if that is a file.
     pub(crate) table: Option<Arc<FleetTable>>,
-    /// Its membership of etcd, if it has one.
+    /// Its membership of a directory that it follows, if it has one.
     joined: Option<Arc<JoinedFleet>>,
 }
 
@@ -32,11 +32,9 @@ impl FleetPart {
     /// The key file or the directory's file cannot be read or used; with the fix.
     pub(crate) fn start(config: &GatewayConfig) -> anyhow::Result<Option<Self>> {
         let Some(fleet) = &config.fleet else { return Ok(None) };
-        if let (Some(FleetProvider::Etcd), Some(etcd), Some(saved)) =
-            (fleet.provider, &fleet.etcd, &fleet.saved)
-        {
+        if let (Some(directory), Some(saved)) = (DirectorySettings::read(fleet)?, &fleet.saved) {
             let own = tls::load(&config.identity)?.node_id();
-            let joined = JoinedFleet::start(fleet, etcd, saved.clone(), own)?;
+            let joined = JoinedFleet::start(fleet, directory, saved.clone(), own)?;
             let settings = joined.settings()?;
             return Ok(Some(Self { settings, table: None, joined: Some(Arc::new(joined)) }));
         }
@@ -73,7 +71,7 @@ impl FleetPart {
         Some(learned.unwrap_or_else(|| part.settings.clone()))
     }
 
-    /// Has the gateway go by the table: by that of a file as it is now, and by etcd's from now on.
+    /// Has the gateway go by the table: by that of a file as it is now, and by that of a directory that it follows from now on.
     pub(crate) fn attach(part: Option<&Self>, gateway: &Arc<AttachedGateway>) {
         match part.and_then(|part| part.joined.as_ref()) {
             Some(joined) => joined.attach(gateway),

@@ -1,4 +1,4 @@
-//! The last good table of etcd, kept on the disk: a gateway that starts without etcd goes by it.
+//! The last good table of etcd or Kubernetes, kept on the disk: a gateway that starts without the directory goes by it.
 //!
 //! What gateways say of themselves is not in it: it would be old.
 
@@ -31,17 +31,17 @@ struct SavedTable {
 #[derive(Debug, thiserror::Error)]
 pub enum SavedError {
     /// It cannot be read.
-    #[error("{0}; let the gateway's user read it, or remove it while etcd answers")]
+    #[error("{0}; let the gateway's user read it, or remove it while the directory answers")]
     Read(io::Error),
     /// It is none, or of another version.
-    #[error("it is no table of this version ({0}); remove it while etcd answers")]
+    #[error("it is no table of this version ({0}); remove it while the directory answers")]
     Parse(serde_json::Error),
     /// It makes no table.
-    #[error("it makes no table ({0}); remove it while etcd answers")]
+    #[error("it makes no table ({0}); remove it while the directory answers")]
     Table(TableFault),
 }
 
-/// Writes a table that etcd's cluster gave, at `saved_s`, seconds since 1970. After it returns, either the new file or the former is
+/// Writes a table that a directory's cluster gave, at `saved_s`, seconds since 1970. After it returns, either the new file or the former is
 /// there, whatever happens to the machine.
 ///
 /// # Errors
@@ -104,7 +104,10 @@ mod tests {
         ] {
             std::fs::write(&path, damaged).unwrap();
             let error = saved_table(&path).unwrap_err().to_string();
-            assert!(error.contains(part) && error.ends_with("remove it while etcd answers"), "{error}");
+            assert!(
+                error.contains(part) && error.ends_with("remove it while the directory answers"),
+                "{error}"
+            );
         }
         let error = saved_table(directory.path()).unwrap_err().to_string();
         assert!(error.contains("let the gateway's user read it"), "{error}");

@@ -22,7 +22,7 @@ impl FleetView {
         *self.table.lock().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
-    /// The state of the member, if the directory is etcd.
+    /// The state of the member, if the gateway follows a directory.
     pub fn status(&self) -> Option<MemberStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -6,7 +6,10 @@ mod status;
 use crate::config::{FleetConfig, FleetProvider, GatewayConfig, load_gateway};
 use crate::faults::Usage;
 use crate::fleet::etcd::{EtcdClient, EtcdSettings};
-use crate::fleet::orders::{FleetOrder, OrderError, RotationStep, StoreSnapshot, join, rotate, set_state};
+use crate::fleet::kube::{KubeClient, KubeSettings};
+use crate::fleet::orders::{
+    FleetOrder, OrderError, RotationStep, StoreSnapshot, StoreTransaction, join, rotate, set_state,
+};
 use crate::fleet::record::{FleetGateway, FleetState};
 use crate::fleet::{adopt, make_key, unix_s};
 use crate::output;
@@ -36,8 +39,8 @@ pub enum FleetCommand {
     },
     /// Print the salt of another rotation.
     Salt,
-    /// Have the gateway of this configuration go by the cluster of etcd that answers, though it is another one than before, or was
-    /// restored from a backup. Compare its keys first.
+    /// Have the gateway of this configuration go by the directory that answers, though it is another one than before, or was restored
+    /// from a backup. Compare its keys first.
     Adopt {
         /// The configuration file of the gateway.
         #[arg(long, short, value_name = "FILE")]
@@ -104,8 +107,8 @@ pub enum FleetCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Check what the directory needs: the files, each endpoint of etcd, its certificate and clock, the user's rights, every row. Each
-    /// fault has its fix.
+    /// Check what the directory needs: the files, each endpoint of etcd or the API of Kubernetes, certificate and clock, rights, every
+    /// row. Each fault has its fix.
     Check {
         #[command(flatten)]
         operator: OperatorArgs,
@@ -127,6 +130,9 @@ pub struct OperatorArgs {
     /// The file with the user's password.
     #[arg(long, value_name = "FILE", requires = "user")]
     password_file: Option<PathBuf>,
+    /// The file with a token of Kubernetes, instead of fleet.kubernetes.token_file.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    token_file: Option<PathBuf>,
 }
 
 impl FleetCommand {
@@ -189,13 +195,60 @@ impl OperatorArgs {
     }
 
     /// A client of the directory.
-    fn client(&self, fleet: &FleetConfig) -> anyhow::Result<EtcdClient> {
-        let (Some(FleetProvider::Etcd), Some(etcd)) = (fleet.provider, &fleet.etcd) else {
-            bail!(Usage(
-                "this gateway has no directory in etcd to change; edit the file of fleet.file on each gateway and reload, or set fleet.provider = \"etcd\"".into()
-            ));
-        };
-        EtcdClient::new(EtcdSettings::read(fleet, etcd)?).context("the client of etcd")
+    fn client(&self, fleet: &FleetConfig) -> anyhow::Result<DirectoryClient> {
+        match (fleet.provider, &fleet.etcd) {
+            (Some(FleetProvider::Etcd), Some(etcd)) => {
+                self.has_no("--token-file", self.token_file.is_some(), "etcd")?;
+                let client = EtcdClient::new(EtcdSettings::read(fleet, etcd)?);
+                Ok(DirectoryClient::Etcd(client.context("the client of etcd")?))
+            }
+            (Some(FleetProvider::Kubernetes), _) => {
+                let client = KubeClient::new(self.kubernetes(fleet)?);
+                Ok(DirectoryClient::Kubernetes(client.context("the client of Kubernetes")?))
+            }
+            _ => bail!(Usage(
+                "this gateway has no directory in etcd or Kubernetes to change; edit the file of fleet.file on each gateway and reload, or set fleet.provider to one of them".into()
+            )),
+        }
+    }
+
+    /// How to reach Kubernetes, as the account of the command.
+    fn kubernetes(&self, fleet: &FleetConfig) -> anyhow::Result<KubeSettings> {
+        self.has_no("--user", self.user.is_some(), "Kubernetes")?;
+        let settings = KubeSettings::read(fleet)?;
+        Ok(match &self.token_file {
+            Some(file) => settings.with_token(file)?,
+            None => settings,
+        })
+    }
+
+    fn has_no(&self, option: &str, is_given: bool, directory: &str) -> anyhow::Result<()> {
+        if is_given {
+            bail!(Usage(format!("{option} is not for a directory in {directory}; leave it out")));
+        }
+        Ok(())
+    }
+}
+
+/// A client of the directory.
+enum DirectoryClient {
+    Etcd(EtcdClient),
+    Kubernetes(KubeClient),
+}
+
+impl DirectoryClient {
+    fn snapshot(&mut self) -> anyhow::Result<StoreSnapshot> {
+        Ok(match self {
+            Self::Etcd(client) => client.snapshot()?,
+            Self::Kubernetes(client) => client.snapshot()?,
+        })
+    }
+
+    fn commit(&mut self, transaction: &StoreTransaction) -> anyhow::Result<bool> {
+        Ok(match self {
+            Self::Etcd(client) => client.commit(transaction)?,
+            Self::Kubernetes(client) => client.commit(transaction)?,
+        })
     }
 }
 
@@ -216,7 +269,7 @@ fn state(
 /// Has the directory take what is decided by it. What is changed meanwhile is decided anew: another operator's change is seen before it could be
 /// overwritten.
 fn order(
-    mut client: EtcdClient,
+    mut client: DirectoryClient,
     decide: impl Fn(&StoreSnapshot) -> Result<FleetOrder, OrderError>,
 ) -> anyhow::Result<()> {
     for _ in 0..ATTEMPTS_MAX {

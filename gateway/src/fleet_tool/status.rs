@@ -23,7 +23,7 @@ use stoq::tls::NodeId;
 struct FleetOverview {
     /// Where the table is.
     provider: FleetProvider,
-    /// Why etcd does not answer; none: it does, or the directory is a file.
+    /// Why the directory does not answer; none: it does, or it is a file.
     lost: Option<String>,
     /// Why gateways refuse the table; none: they do not.
     refused: Option<String>,
@@ -89,12 +89,16 @@ fn look(operator: &OperatorArgs, fleet: &FleetConfig) -> anyhow::Result<FleetOve
     }
     let mut client = operator.client(fleet)?;
     let lost = match client.snapshot() {
-        Ok(snapshot) => return Ok(FleetOverview::of_snapshot(&snapshot)),
+        Ok(snapshot) => {
+            let provider = fleet.provider.unwrap_or(FleetProvider::Etcd);
+            return Ok(FleetOverview::of_snapshot(provider, &snapshot));
+        }
         Err(lost) => lost,
     };
     let saved = fleet.saved.as_deref().and_then(|saved| Some((saved, saved_table(saved).ok()??.1)));
     let (saved, table) = saved.context(lost.to_string())?;
-    Ok(FleetOverview::of_table(FleetProvider::Etcd, &table, age_s(saved), Some(lost.to_string())))
+    let provider = fleet.provider.unwrap_or(FleetProvider::Etcd);
+    Ok(FleetOverview::of_table(provider, &table, age_s(saved), Some(lost.to_string())))
 }
 
 /// The age of a file.
@@ -110,13 +114,13 @@ impl FleetOverview {
         Self { provider, lost, refused: None, age_s, revision, keys_revision, gateways }
     }
 
-    fn of_snapshot(snapshot: &StoreSnapshot) -> Self {
+    fn of_snapshot(provider: FleetProvider, snapshot: &StoreSnapshot) -> Self {
         let entries: Vec<_> = snapshot.entries().collect();
         let refused = Roster::read(&entries, snapshot.head.revision).err().map(|fault| fault.to_string());
         let alive: BTreeMap<NodeId, Arc<FleetAlive>> = snapshot.alive();
         let row = |row: Arc<FleetGateway>| OverviewRow::new(&row, Some(alive.get(&row.node_id)));
         Self {
-            provider: FleetProvider::Etcd,
+            provider,
             lost: None,
             refused,
             age_s: 0,
@@ -132,7 +136,10 @@ impl FleetOverview {
         let first = match (self.provider, &self.lost) {
             (FleetProvider::File, _) => format!("file, changed {age} ago"),
             (FleetProvider::Etcd, None) => format!("etcd, revision {revision}; rotations of revision {keys}"),
-            (FleetProvider::Etcd, Some(_)) => {
+            (FleetProvider::Kubernetes, None) => {
+                format!("Kubernetes, revision {revision}; rotations of revision {keys}")
+            }
+            (FleetProvider::Etcd | FleetProvider::Kubernetes, Some(_)) => {
                 format!(
                     "the table kept on the disk, {age} old, revision {revision}; rotations of revision {keys}"
                 )
@@ -214,7 +221,7 @@ mod tests {
                 key(format!("alive/{}", id("a")), alive, 6),
             ],
         };
-        let overview = FleetOverview::of_snapshot(&snapshot);
+        let overview = FleetOverview::of_snapshot(FleetProvider::Etcd, &snapshot);
         let lines = overview.lines(1_090);
         assert_eq!(lines[0], "directory: etcd, revision 9; rotations of revision 5");
         assert!(lines[2].starts_with("a2    000002     -     drain   no     -      -"), "{lines:#?}");
@@ -225,7 +232,7 @@ mod tests {
         let json = serde_json::to_value(&overview).unwrap();
         assert_eq!((&json["gateways"][0]["keys"], &json["provider"]), (&3.into(), &"etcd".into()));
         snapshot.keys[2] = key(format!("gateways/{}", id("q")), &row("a2", 1, "drain"), 4);
-        let lines = FleetOverview::of_snapshot(&snapshot).lines(1_090);
+        let lines = FleetOverview::of_snapshot(FleetProvider::Etcd, &snapshot).lines(1_090);
         assert!(lines[1].starts_with("REFUSED by the gateways: gateways/"), "{lines:#?}");
     }
 }

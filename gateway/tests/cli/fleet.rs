@@ -233,7 +233,7 @@ fn a_first_start_without_etcd_waits_and_then_says_what_is_missing() {
     let config = site.configure();
     let (_, stderr) = run(stoq_gateway().args(["run", "--config"]).arg(&config), 1);
     assert!(
-        stderr.contains("etcd has given no table of the fleet, and none is kept in fleet.saved"),
+        stderr.contains("the directory has given no table of the fleet, and none is kept in fleet.saved"),
         "{stderr}"
     );
     let (found, _) = run(stoq_gateway().args(["check", "--config"]).arg(&config), 0);
@@ -243,7 +243,10 @@ fn a_first_start_without_etcd_waits_and_then_says_what_is_missing() {
     site.more = section(&[(0, "issue")]);
     let config = site.configure();
     let (_, stderr) = run(stoq_gateway().args(["fleet", "adopt", "--config"]).arg(&config), 2);
-    assert!(stderr.contains("this gateway goes by no etcd; set fleet.provider = \"etcd\""), "{stderr}");
+    assert!(
+        stderr.contains("this gateway goes by no etcd and no Kubernetes; set fleet.provider to one of them"),
+        "{stderr}"
+    );
 }
 
 #[test]

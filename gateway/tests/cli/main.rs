@@ -2,6 +2,9 @@
 
 #[path = "../../../tests/data/mod.rs"]
 mod data;
+#[path = "../fleet/api.rs"]
+#[allow(dead_code, reason = "tests/fleet uses the rest")]
+mod api;
 mod support;
 mod wording;
 
@@ -15,6 +18,7 @@ mod events;
 mod fleet;
 mod hosts;
 mod isolation;
+mod kubernetes;
 mod leases;
 mod lies;
 mod members;

@@ -86,7 +86,7 @@ fn the_clients_file_reaches_a_gateway() {
 fn the_gateways_on_dpdk_start_on_another_device() {
     let manifest = |name: &str| {
         let text = shipped(name);
-        let (_, block) = text.split_once("  gateway.toml: |\n").unwrap();
+        let (_, block) = text.split_once("-0.toml: |\n").unwrap();
         let lines = block.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
         lines.map(|line| format!("{}\n", line.trim_start())).collect::<String>()
     };
@@ -125,9 +125,12 @@ fn the_gateway_accepts_every_command_of_the_image_and_of_the_manifests() {
     let entry = of("ENTRYPOINT ");
     let (_, health) = image.split_once("HEALTHCHECK").unwrap().1.split_once(" CMD ").unwrap();
     let mut commands = vec![[entry.clone(), of("CMD ")].concat(), words(health)];
-    for name in
-        ["configs/compose.yaml", "configs/kubernetes/gateway.yaml", "configs/kubernetes/memif-sidecar.yaml"]
-    {
+    for name in [
+        "configs/compose.yaml",
+        "configs/kubernetes/gateway.yaml",
+        "configs/kubernetes/memif-sidecar.yaml",
+        "configs/kubernetes/fleet.yaml",
+    ] {
         let text = shipped(name);
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
             if let Some((_, list)) = line.split_once("command: ") {

@@ -1,8 +1,11 @@
-//! Members of a fleet's directory over a model of etcd, under virtual time.
+//! Members of a fleet's directory over a model of etcd, and of Kubernetes (`kubernetes`), under virtual time.
 //!
 //! `STOQ_FLEET=1..201 cargo test --release -p stoq-gateway --test fleet` draws two hundred worlds by their seeds, and names those that
 //! fail.
 
+mod api;
+mod cluster;
+mod kubernetes;
 mod store;
 mod world;
 
@@ -136,7 +139,9 @@ fn a_member_that_was_away_while_the_directory_was_compacted_lists_again() {
 
 #[test]
 fn a_cluster_that_was_wiped_or_went_back_is_gone_by_only_when_it_is_adopted() {
-    for (cluster, says) in [(0xbad, "another cluster"), (0xc0ffee, "etcd is at revision 2 and was at")] {
+    for (cluster, says) in
+        [(0xbad, "another cluster"), (0xc0ffee, "the directory is at revision 2 and was at")]
+    {
         let mut world = begun(5, 30);
         let before = world.etcd.head.revision;
         let mut anew = Etcd::new(cluster);
@@ -228,10 +233,14 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
     first.parse().unwrap()..end.parse().unwrap()
 }
 
+/// The seeds that fail, with the faults.
+fn drawn_seeds(seeds: std::ops::Range<u64>, drawn: impl Fn(u64) -> Vec<String>) -> Vec<(u64, Vec<String>)> {
+    seeds.map(|seed| (seed, drawn(seed))).filter(|(_, faults)| !faults.is_empty()).collect()
+}
+
 #[test]
 fn after_any_faults_each_table_is_one_whole_revision_and_all_come_together_again() {
-    let failed: Vec<_> =
-        seeds(1..31).map(|seed| (seed, drawn(seed, None))).filter(|(_, faults)| !faults.is_empty()).collect();
+    let failed = drawn_seeds(seeds(1..31), |seed| drawn(seed, None));
     assert!(failed.is_empty(), "by seed: {failed:#?}");
 }
 

@@ -118,6 +118,7 @@ mod tests {
                 name: Some("eu".into()),
                 saved: None,
                 etcd: None,
+                kubernetes: None,
                 rotation: Vec::new(),
             };
             EtcdSettings::read(&fleet, &etcd)

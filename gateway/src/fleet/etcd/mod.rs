@@ -1,27 +1,25 @@
-//! Etcd as a fleet's directory: a thread that drives a [`FleetMember`] over etcd's JSON gateway.
+//! Etcd as a fleet's directory: what drives a [`FleetMember`] over etcd's JSON gateway.
 //!
 //! One connection has the questions, one after another, and another one the watch. Both end with the session of the member.
 
 mod client;
 mod files;
-mod http;
 mod order_wire;
 mod wire;
 
 pub use client::{EtcdClient, EtcdFault, EtcdSight};
 
-use self::http::{EtcdConnection, EtcdEndpoint};
-use super::exchange::{FleetEvent, FleetRequest, MemberSettings, MemberStatus};
+use super::directory::{DirectoryEnd, FleetWatcher};
+use super::exchange::{FleetEvent, FleetRequest, MemberSettings};
+use super::http::{HttpConnection, HttpEndpoint};
 use super::member::FleetMember;
 use super::table::FleetTable;
+use hyper::Request;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use stoq::limits::FLEET_LEAVE_MS_MAX;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle as Task;
 
@@ -47,67 +45,24 @@ impl std::fmt::Debug for EtcdSettings {
 
 impl EtcdSettings {
     /// The endpoint at this place in the configuration.
-    fn endpoint(&self, at: usize) -> EtcdEndpoint {
+    fn endpoint(&self, at: usize) -> HttpEndpoint {
         let (has_tls, host, port) = self.endpoints[at].clone();
         let authority =
             if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let tls = self.tls.clone().filter(|_| has_tls);
-        EtcdEndpoint { authority, host, tls }
+        HttpEndpoint { authority, host, tls }
     }
 }
 
-/// What the thread tells of the directory.
-pub trait FleetWatcher: Send {
-    /// Takes a new table of this cluster. Returns the revision of the rotations that the gateway goes by.
-    fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64;
-    /// Tries again what was refused, at each turn. Returns the revision of the rotations that the gateway goes by, if it tried.
-    fn again(&mut self) -> Option<u64>;
-    /// Takes the state. Returns whether the cluster that answers is to be adopted.
-    fn status(&mut self, status: &MemberStatus) -> bool;
-}
-
-/// The thread. Dropping it ends the gateway's lease, as far as etcd answers.
-pub struct EtcdDirectory {
+/// Has a gateway follow its directory in etcd until `end`, from a table of an earlier process and its cluster, if there is one.
+pub(super) async fn follow(
+    settings: EtcdSettings,
+    member: MemberSettings,
+    saved: Option<(u64, Arc<FleetTable>)>,
+    watcher: impl FleetWatcher,
     end: Arc<DirectoryEnd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct DirectoryEnd {
-    is_over: AtomicBool,
-    told: Notify,
-}
-
-impl EtcdDirectory {
-    /// Begins, with a table of an earlier process and its cluster, if there is one.
-    ///
-    /// # Errors
-    /// The thread cannot be started.
-    pub fn start(
-        settings: EtcdSettings,
-        member: MemberSettings,
-        saved: Option<(u64, Arc<FleetTable>)>,
-        watcher: impl FleetWatcher + 'static,
-    ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let end = Arc::<DirectoryEnd>::default();
-        let ended = end.clone();
-        let thread = std::thread::Builder::new().name("stoq-fleet".into()).spawn(move || {
-            runtime.block_on(Driver::new(settings, member, saved, watcher).run(&ended));
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { end, thread: Some(thread) })
-    }
-}
-
-impl Drop for EtcdDirectory {
-    fn drop(&mut self) {
-        self.end.is_over.store(true, Ordering::Relaxed);
-        self.end.told.notify_one();
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of the fleet's directory panicked");
-        }
-    }
+) {
+    Driver::new(settings, member, saved, watcher).run(&end).await;
 }
 
 struct Driver<W> {
@@ -123,7 +78,7 @@ struct Driver<W> {
 /// The connections of one session.
 struct EtcdSession {
     number: u64,
-    endpoint: EtcdEndpoint,
+    endpoint: HttpEndpoint,
     questions: UnboundedSender<FleetRequest>,
     tasks: Vec<Task<()>>,
 }
@@ -152,7 +107,7 @@ impl<W: FleetWatcher> Driver<W> {
         let mut leave_by: Option<Instant> = None;
         loop {
             self.turn();
-            let is_over = end.is_over.load(Ordering::Relaxed);
+            let is_over = end.is_over();
             if is_over && leave_by.is_none() {
                 leave_by = Some(Instant::now() + Duration::from_millis(FLEET_LEAVE_MS_MAX));
                 self.member.leave();
@@ -173,7 +128,7 @@ impl<W: FleetWatcher> Driver<W> {
                     self.member.handle(Instant::now(), session, event);
                 },
                 () = until => {}
-                () = end.told.notified(), if !is_over => {}
+                () = end.told(), if !is_over => {}
             }
         }
     }
@@ -238,8 +193,8 @@ impl<W: FleetWatcher> Driver<W> {
 struct EtcdAsker {
     settings: Arc<EtcdSettings>,
     own_key: Arc<str>,
-    endpoint: EtcdEndpoint,
-    connection: Option<EtcdConnection>,
+    endpoint: HttpEndpoint,
+    connection: Option<HttpConnection>,
     token: Option<String>,
 }
 
@@ -275,16 +230,18 @@ impl EtcdAsker {
     ) -> Result<(), String> {
         self.authenticate().await?;
         let (path, body) = wire::request(request, &self.settings.prefix, &self.own_key);
-        let connection = self.connection.take().expect("it is connected");
+        let mut connection = self.connection.take().expect("it is connected");
         let prefix = &self.settings.prefix;
-        connection.lines(path, &body, self.token.as_deref(), |line| tell(wire::watched(line, prefix))).await
+        let answer = connection.begin(post(path, &body, self.token.as_deref())?).await?;
+        let is_unheard = answer.lines(|line| tell(wire::watched(line, prefix))).await?;
+        if is_unheard { Ok(()) } else { Err("the watch has ended".into()) }
     }
 
     /// Asks one question.
     async fn question(&mut self, path: &str, body: &serde_json::Value) -> Result<(u16, Vec<u8>), String> {
         self.authenticate().await?;
         let token = self.token.as_deref();
-        self.connection.as_mut().expect("it is connected").ask(path, body, token).await
+        self.connection.as_mut().expect("it is connected").ask(post(path, body, token)?).await
     }
 
     /// Connects and, where there is a user, has its token.
@@ -295,9 +252,23 @@ impl EtcdAsker {
         if let (Some((name, password)), None) = (&self.settings.user, &self.token) {
             let body = json!({ "name": name, "password": password });
             let connection = self.connection.as_mut().expect("it is connected");
-            let (status, answer) = connection.ask("/v3/auth/authenticate", &body, None).await?;
+            let (status, answer) = connection.ask(post("/v3/auth/authenticate", &body, None)?).await?;
             self.token = Some(wire::token(status, &answer)?);
         }
         Ok(())
     }
+}
+
+/// A question to etcd's gateway.
+fn post(path: &str, body: &serde_json::Value, token: Option<&str>) -> Result<Request<String>, String> {
+    let mut request = Request::post(path)
+        .header(CONTENT_TYPE, "application/json")
+        .header("Grpc-Metadata-hasleader", "true")
+        .body(body.to_string())
+        .map_err(|error| error.to_string())?;
+    if let Some(token) = token {
+        let token = HeaderValue::from_str(token).map_err(|error| error.to_string())?;
+        request.headers_mut().insert(AUTHORIZATION, token);
+    }
+    Ok(request)
 }

@@ -1,12 +1,11 @@
-//! One connection to a member of etcd: HTTP/1.1, with TLS or without.
+//! One connection to a server that has a directory: HTTP/1.1, with TLS or without.
 
 use hyper::Request;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HOST, HeaderValue};
+use hyper::header::{DATE, HOST, HeaderValue, RETRY_AFTER};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, ServerName};
-use serde_json::Value;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,9 +17,9 @@ use tokio_rustls::TlsConnector;
 const PROBED_AFTER: Duration = Duration::from_secs(5);
 const PROBES: u32 = 3;
 
-/// An endpoint of etcd.
+/// A server.
 #[derive(Clone, Debug)]
-pub(super) struct EtcdEndpoint {
+pub(super) struct HttpEndpoint {
     /// Host and port, as the configuration has them.
     pub(super) authority: String,
     pub(super) host: String,
@@ -28,18 +27,18 @@ pub(super) struct EtcdEndpoint {
 }
 
 /// A connection.
-pub(super) struct EtcdConnection {
+pub(super) struct HttpConnection {
     sender: SendRequest<String>,
     authority: String,
-    /// The certificate that etcd showed.
+    /// The certificate that the server showed.
     pub(super) certificate: Option<CertificateDer<'static>>,
     /// The time of day that the last answer named.
     pub(super) date: Option<SystemTime>,
 }
 
-impl EtcdEndpoint {
+impl HttpEndpoint {
     /// Connects.
-    pub(super) async fn connect(&self) -> Result<EtcdConnection, String> {
+    pub(super) async fn connect(&self) -> Result<HttpConnection, String> {
         let stream = TcpStream::connect(&self.authority).await.map_err(|error| error.to_string())?;
         // A watch may be silent for days: the kernel finds out whether the other end is there.
         let alive = || {
@@ -61,7 +60,7 @@ impl EtcdEndpoint {
                 started(TokioIo::new(stream)).await?
             }
         };
-        Ok(EtcdConnection { sender, authority: self.authority.clone(), certificate, date: None })
+        Ok(HttpConnection { sender, authority: self.authority.clone(), certificate, date: None })
     }
 }
 
@@ -76,67 +75,64 @@ where
     Ok(sender)
 }
 
-impl EtcdConnection {
-    /// Asks, and returns the status and the body that begins.
-    async fn post(
-        &mut self,
-        path: &str,
-        body: &Value,
-        token: Option<&str>,
-    ) -> Result<(u16, Incoming), String> {
-        let mut request = Request::post(path)
-            .header(HOST, &self.authority)
-            .header(CONTENT_TYPE, "application/json")
-            .header("Grpc-Metadata-hasleader", "true")
-            .body(body.to_string())
-            .map_err(|error| error.to_string())?;
-        if let Some(token) = token {
-            let token = HeaderValue::from_str(token).map_err(|error| error.to_string())?;
-            request.headers_mut().insert(AUTHORIZATION, token);
-        }
-        self.sender.ready().await.map_err(|error| error.to_string())?;
-        let response = self.sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
-        self.date = date.and_then(|date| httpdate::parse_http_date(date).ok());
-        Ok((response.status().as_u16(), response.into_body()))
+/// An answer whose body begins.
+pub(super) struct HttpAnswer {
+    pub(super) status: u16,
+    /// After how many seconds the server wants to be asked again, where it says so.
+    pub(super) retry_after_s: Option<u64>,
+    body: Incoming,
+}
+
+impl HttpConnection {
+    /// Whether the server has not ended it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.sender.is_closed()
     }
 
-    /// Asks for one answer.
-    pub(super) async fn ask(
-        &mut self,
-        path: &str,
-        body: &Value,
-        token: Option<&str>,
-    ) -> Result<(u16, Vec<u8>), String> {
-        let (status, mut incoming) = self.post(path, body, token).await?;
+    /// Asks.
+    pub(super) async fn begin(&mut self, mut request: Request<String>) -> Result<HttpAnswer, String> {
+        let host = HeaderValue::from_str(&self.authority).map_err(|error| error.to_string())?;
+        request.headers_mut().insert(HOST, host);
+        self.sender.ready().await.map_err(|error| error.to_string())?;
+        let response = self.sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        self.date = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let retry_after_s = text(RETRY_AFTER).and_then(|seconds| seconds.trim().parse().ok());
+        let status = response.status().as_u16();
+        Ok(HttpAnswer { status, retry_after_s, body: response.into_body() })
+    }
+
+    /// Asks for one answer, and returns its status and body.
+    pub(super) async fn ask(&mut self, request: Request<String>) -> Result<(u16, Vec<u8>), String> {
+        let answer = self.begin(request).await?;
+        Ok((answer.status, answer.whole().await?))
+    }
+}
+
+impl HttpAnswer {
+    /// The body.
+    pub(super) async fn whole(mut self) -> Result<Vec<u8>, String> {
         let mut whole = Vec::new();
-        while let Some(part) = next(&mut incoming).await? {
+        while let Some(part) = next(&mut self.body).await? {
             if whole.len() + part.len() > FLEET_ANSWER_BYTES_MAX {
                 return Err(format!("an answer of more than {FLEET_ANSWER_BYTES_MAX} bytes"));
             }
             whole.extend_from_slice(&part);
         }
-        Ok((status, whole))
+        Ok(whole)
     }
 
-    /// Asks for a stream of lines, and hands each to `take` until that says no, or the stream ends.
-    pub(super) async fn lines(
-        mut self,
-        path: &str,
-        body: &Value,
-        token: Option<&str>,
-        mut take: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), String> {
-        let (_, mut incoming) = self.post(path, body, token).await?;
+    /// Hands each line of the body to `take` until that says no, which is true, or the body ends, which is false.
+    pub(super) async fn lines(mut self, mut take: impl FnMut(&[u8]) -> bool) -> Result<bool, String> {
         // The octets before `searched` have no end of a line.
         let (mut buffer, mut searched) = (Vec::new(), 0);
-        while let Some(part) = next(&mut incoming).await? {
+        while let Some(part) = next(&mut self.body).await? {
             buffer.extend_from_slice(&part);
             while let Some(at) = buffer[searched..].iter().position(|octet| *octet == b'\n') {
                 let line: Vec<_> = buffer.drain(..=searched + at).collect();
                 searched = 0;
                 if line.len() > 1 && !take(&line) {
-                    return Ok(());
+                    return Ok(true);
                 }
             }
             searched = buffer.len();
@@ -144,7 +140,7 @@ impl EtcdConnection {
                 return Err(format!("a change of more than {FLEET_LINE_BYTES_MAX} bytes"));
             }
         }
-        Err("the watch has ended".into())
+        Ok(false)
     }
 }
 

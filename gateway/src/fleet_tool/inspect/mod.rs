@@ -1,18 +1,22 @@
 //! `stoq-gateway fleet check`: what a gateway's directory needs, and the fix of each fault.
 
+mod findings;
+mod kubernetes;
+mod rows;
+
+use self::findings::FleetFindings;
+use self::rows::{directory, rows};
 use super::{OperatorArgs, own};
-use crate::check::{Finding, Severity, report};
+use crate::check::report;
 use crate::config::{FleetConfig, FleetEtcdConfig, FleetProvider};
 use crate::fleet::etcd::{EtcdClient, EtcdFault, EtcdSettings, EtcdSight};
 use crate::fleet::exchange::{StoreHead, StrangeCluster};
 use crate::fleet::file::read_fleet_file;
-use crate::fleet::orders::{SERVER_IDS, StoreSnapshot};
+use crate::fleet::orders::StoreSnapshot;
 use crate::fleet::read_key;
-use crate::fleet::record::{ALIVE, FleetGateway, FleetRecord};
+use crate::fleet::record::ALIVE;
 use crate::fleet::saved::saved_table;
-use crate::fleet::table::Roster;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::SystemTime;
 use stoq::limits::FLEET_CLOCK_S_MAX;
 use stoq::tls::{NodeId, read_certificates};
@@ -23,26 +27,6 @@ use x509_cert::ext::pkix::ExtendedKeyUsage;
 
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const CLIENT_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
-
-/// What was found.
-#[derive(Default)]
-struct FleetFindings(Vec<Finding>);
-
-impl FleetFindings {
-    fn ok(&mut self, check: &'static str, found: impl Into<String>) {
-        self.0.push(Finding { check, level: Severity::Ok, found: found.into(), fix: None });
-    }
-
-    fn warn(&mut self, check: &'static str, found: impl Into<String>, fix: impl Into<String>) {
-        let (found, fix) = (found.into(), Some(fix.into()));
-        self.0.push(Finding { check, level: Severity::Warning, found, fix });
-    }
-
-    fn fail(&mut self, check: &'static str, found: impl Into<String>, fix: impl Into<String>) {
-        let (found, fix) = (found.into(), Some(fix.into()));
-        self.0.push(Finding { check, level: Severity::Failed, found, fix });
-    }
-}
 
 /// Checks, and prints what is found; the exit code is 1 if a check failed.
 ///
@@ -64,6 +48,7 @@ pub(super) fn check(operator: &OperatorArgs, json: bool) -> anyhow::Result<ExitC
         (Some(FleetProvider::Etcd), _, Some(etcd)) => {
             etcd_directory(operator, &fleet, etcd, own, &mut findings);
         }
+        (Some(FleetProvider::Kubernetes), ..) => kubernetes::look(operator, &fleet, own, &mut findings),
         _ => findings.ok("directory", "none: the rotations stand in the configuration"),
     }
     Ok(report(&findings.0, json)?)
@@ -224,66 +209,6 @@ fn rights(
             );
         }
         _ => findings.ok("rights", format!("user {user} reads {prefix} and writes {alive}")),
-    }
-}
-
-/// Whether every key can be read and goes with the others.
-fn directory(snapshot: &StoreSnapshot, fleet: &FleetConfig, own: NodeId, findings: &mut FleetFindings) {
-    let entries: Vec<_> = snapshot.entries().collect();
-    if let Err(fault) = Roster::read(&entries, snapshot.head.revision) {
-        findings.fail("table", format!("gateways refuse it: {fault}"), "follow the line above");
-    }
-    for entry in &entries {
-        if let FleetRecord::AliveFault(fault) = &entry.record {
-            findings.warn(
-                "table",
-                format!("{}: {fault}", entry.key),
-                "upgrade the older of the two gateways",
-            );
-        }
-    }
-    let gateways: Vec<_> = snapshot.gateways().collect();
-    for gateway in &gateways {
-        let claim = format!("{SERVER_IDS}{}", gateway.server_id);
-        if snapshot.get(&claim).is_none_or(|stored| stored.value != gateway.node_id.to_string().as_bytes()) {
-            let found = format!("{claim} is not claimed for {}", gateway.name);
-            findings.warn(
-                "table",
-                found,
-                "run `stoq-gateway fleet join` on it: no other can take its server ID then",
-            );
-        }
-    }
-    rows(gateways.iter(), fleet, own, findings);
-}
-
-/// Whether the table has this gateway as its configuration does.
-fn rows<'a>(
-    gateways: impl Iterator<Item = &'a Arc<FleetGateway>>,
-    fleet: &FleetConfig,
-    own: NodeId,
-    findings: &mut FleetFindings,
-) {
-    let rows: Vec<_> = gateways.collect();
-    match rows.iter().find(|row| row.node_id == own) {
-        Some(row) if row.server_id == fleet.server_id => {
-            findings.ok("table", format!("{} gateways, this one as {}", rows.len(), row.name));
-        }
-        Some(row) => {
-            let found = format!(
-                "the table gives this gateway server ID {}, and fleet.server_id is {}",
-                row.server_id, fleet.server_id
-            );
-            findings.fail(
-                "table",
-                found,
-                "set fleet.server_id to that of the table, and restart the gateway",
-            );
-        }
-        None => {
-            let found = format!("none of the table's {} gateways is this one", rows.len());
-            findings.warn("table", found, "run `stoq-gateway fleet join`, or add its row to fleet.file");
-        }
     }
 }
 

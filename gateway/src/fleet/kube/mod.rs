@@ -1,0 +1,215 @@
+//! Kubernetes as a fleet's directory: what drives a [`KubeMember`] over the API of the cluster.
+//!
+//! One connection has the questions, one after another, and each watch has another one. All end with the session of the member. The token is read
+//! for each call and the certificates of the cluster for each connection, since both are replaced while the gateway runs.
+
+mod client;
+mod exchange;
+mod files;
+mod leases;
+mod member;
+mod object;
+mod operation;
+
+pub use client::{KubeClient, KubeFault};
+pub use exchange::{KubeAnswer, KubeCall, KubeEvent, KubeMethod, KubeRequest};
+pub use files::KubeSettings;
+pub use member::KubeMember;
+pub use object::{KUBE_GROUP, KubeCollection, KubeNames};
+
+use super::directory::{DirectoryEnd, FleetWatcher};
+use super::exchange::MemberSettings;
+use super::http::HttpConnection;
+use super::table::FleetTable;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use stoq::limits::FLEET_LEAVE_MS_MAX;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+/// Has a gateway follow its directory in Kubernetes until `end`, from a table of an earlier process and its directory, if there is one.
+pub(super) async fn follow(
+    settings: KubeSettings,
+    member: MemberSettings,
+    saved: Option<(u64, Arc<FleetTable>)>,
+    watcher: impl FleetWatcher,
+    end: Arc<DirectoryEnd>,
+) {
+    let (tell, events) = unbounded_channel();
+    let member = KubeMember::new(Instant::now(), settings.names.clone(), member, saved);
+    let driver = KubeDriver { settings: Arc::new(settings), member, watcher, events, tell, session: None };
+    driver.run(&end).await;
+}
+
+struct KubeDriver<W> {
+    settings: Arc<KubeSettings>,
+    member: KubeMember,
+    watcher: W,
+    events: UnboundedReceiver<(u64, KubeEvent)>,
+    tell: UnboundedSender<(u64, KubeEvent)>,
+    session: Option<KubeSession>,
+}
+
+/// The connections of one session.
+struct KubeSession {
+    number: u64,
+    questions: UnboundedSender<KubeCall>,
+    asker: Task,
+    watches: BTreeMap<KubeCollection, Task>,
+}
+
+/// A task that ends with its owner.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<W: FleetWatcher> KubeDriver<W> {
+    async fn run(mut self, end: &DirectoryEnd) {
+        self.member.set_ready(Instant::now(), true);
+        let mut leave_by: Option<Instant> = None;
+        loop {
+            self.turn();
+            let is_over = end.is_over();
+            if is_over && leave_by.is_none() {
+                leave_by = Some(Instant::now() + Duration::from_millis(FLEET_LEAVE_MS_MAX));
+                self.member.leave();
+                continue;
+            }
+            if leave_by.is_some_and(|by| self.member.has_left() || by <= Instant::now()) {
+                return;
+            }
+            let wake = self.member.poll_timeout().into_iter().chain(leave_by).min();
+            let until = async {
+                match wake {
+                    Some(wake) => tokio::time::sleep_until(wake.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.events.recv() => if let Some((session, event)) = event {
+                    self.member.handle(Instant::now(), session, event);
+                },
+                () = until => {}
+                () = end.told(), if !is_over => {}
+            }
+        }
+    }
+
+    /// Polls the member until it asks nothing more.
+    fn turn(&mut self) {
+        while let Some(request) = self.member.poll(Instant::now(), unix_us()) {
+            match request {
+                KubeRequest::Connect { session } => self.connect(session),
+                KubeRequest::Ask(call) => {
+                    if let Some(session) = &self.session {
+                        let _ = session.questions.send(call);
+                    }
+                }
+                KubeRequest::Watch { collection, watch, call } => self.watch(collection, watch, call),
+            }
+        }
+        if let Some((cluster, table)) = self.member.take_table() {
+            let keys = self.watcher.table(cluster, &table);
+            self.member.set_keys(Instant::now(), keys);
+        }
+        if let Some(keys) = self.watcher.again() {
+            self.member.set_keys(Instant::now(), keys);
+        }
+        if self.watcher.status(&self.member.status()) {
+            self.member.adopt(Instant::now());
+        }
+    }
+
+    fn connect(&mut self, number: u64) {
+        // The former connections end first.
+        self.session = None;
+        let (questions, mut asked) = unbounded_channel();
+        let mut asker = KubeAsker::new(self.settings.clone());
+        let tell = self.tell.clone();
+        let task = tokio::spawn(async move {
+            while let Some(call) = asked.recv().await {
+                let event = match asker.ask(&call).await {
+                    Ok(answer) => KubeEvent::Answered(answer),
+                    Err(why) => KubeEvent::Lost(why),
+                };
+                let _ = tell.send((number, event));
+            }
+        });
+        self.session = Some(KubeSession { number, questions, asker: Task(task), watches: BTreeMap::new() });
+    }
+
+    fn watch(&mut self, collection: KubeCollection, watch: u64, call: KubeCall) {
+        let Some(session) = &mut self.session else { return };
+        debug_assert!(!session.asker.0.is_finished(), "it ends with the session");
+        let (tell, number) = (self.tell.clone(), session.number);
+        let mut asker = KubeAsker::new(self.settings.clone());
+        let task = tokio::spawn(async move {
+            let told = |event| tell.send((number, event)).is_ok();
+            if let Err(why) = asker.watch(watch, &call, told).await {
+                let _ = tell.send((number, KubeEvent::Lost(why)));
+            }
+        });
+        session.watches.insert(collection, Task(task));
+    }
+}
+
+/// Asks the API over one connection.
+struct KubeAsker {
+    settings: Arc<KubeSettings>,
+    connection: Option<HttpConnection>,
+}
+
+impl KubeAsker {
+    fn new(settings: Arc<KubeSettings>) -> Self {
+        Self { settings, connection: None }
+    }
+
+    async fn connected(&mut self) -> Result<&mut HttpConnection, String> {
+        // A server ends a connection that was quiet, or asks to by GOAWAY's counterpart of HTTP/1.1.
+        let connection = match self.connection.take().filter(HttpConnection::is_open) {
+            Some(connection) => connection,
+            None => self.settings.endpoint()?.connect().await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    async fn ask(&mut self, call: &KubeCall) -> Result<KubeAnswer, String> {
+        let request = self.settings.request(call)?;
+        let answer = self.connected().await?.begin(request).await?;
+        let (status, retry_after_s) = (answer.status, answer.retry_after_s);
+        Ok(KubeAnswer { status, retry_after_s, body: answer.whole().await? })
+    }
+
+    async fn watch(
+        &mut self,
+        watch: u64,
+        call: &KubeCall,
+        tell: impl Fn(KubeEvent) -> bool,
+    ) -> Result<(), String> {
+        let request = self.settings.request(call)?;
+        let answer = self.connected().await?.begin(request).await?;
+        let (status, retry_after_s) = (answer.status, answer.retry_after_s);
+        if status != 200 {
+            let answer = KubeAnswer { status, retry_after_s, body: answer.whole().await? };
+            tell(KubeEvent::Refused(watch, answer));
+            return Ok(());
+        }
+        if tell(KubeEvent::Watching(watch))
+            && !answer.lines(|line| tell(KubeEvent::Told(watch, line.to_vec()))).await?
+        {
+            tell(KubeEvent::Ended(watch));
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds since 1970.
+fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
