@@ -11,16 +11,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Core {
-    /// Takes a new renewal, if there is one, and closes connections that are no longer needed since an earlier one.
+    /// Takes a new renewal, new keys and a new table of the fleet, if there are some, and closes connections that are no longer needed since an earlier one.
     pub(super) fn take_renewal(&mut self, now: Instant) {
         if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
             self.renew(&renewal, now);
         }
+        let keys_changed = self.desk.shared.keys_changed();
+        if keys_changed != self.keys_changed {
+            self.keys_changed = keys_changed;
+            self.cids = self.desk.shared.keys.cids.reader();
+        }
+        self.take_members(now);
         self.close_leaving(now);
     }
 
     fn renew(&mut self, renewal: &Renewal, now: Instant) {
-        self.cids = self.desk.shared.keys.cids.reader();
         if let (Some(old), Some(new)) = (&self.server, &renewal.quic.server) {
             // The old key stays: tokens of Retry packets on their way remain valid.
             self.server = Some(old.zip(new, |old, new| {
