@@ -9,7 +9,7 @@ use super::record::ALIVE;
 use super::saved::{save_table, saved_table};
 use super::table::{FleetTable, TableOrigin};
 use super::view::FleetView;
-use super::wanted::follow_state;
+use super::wanted::follow_table;
 use crate::config::{FleetConfig, FleetEtcdConfig};
 use anyhow::Context;
 use rand::Rng;
@@ -41,6 +41,8 @@ struct Learned {
     has_table: Condvar,
     view: Arc<FleetView>,
     own: Option<NodeId>,
+    /// See [`FleetConfig::handover_pps_max`].
+    handover_pps_max: Option<u32>,
 }
 
 #[derive(Default)]
@@ -55,10 +57,10 @@ impl Learned {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the node follow the state that the table gives it.
+    /// Has the node go by the table.
     fn follow(&self) {
         if let (Some(node), Some(own)) = (&self.state().node, self.own) {
-            follow_state(self.view.table().as_deref(), node, own);
+            follow_table(self.view.table().as_deref(), node, own, self.handover_pps_max);
         }
     }
 }
@@ -90,7 +92,11 @@ impl JoinedFleet {
             endpoints: settings.endpoints.len(),
             seed: random.random(),
         };
-        let learned = Arc::new(Learned { own: Some(own), ..Learned::default() });
+        let learned = Arc::new(Learned {
+            own: Some(own),
+            handover_pps_max: config.handover_pps_max(),
+            ..Learned::default()
+        });
         let watcher = Watcher {
             learned: learned.clone(),
             secret,
@@ -135,7 +141,7 @@ impl JoinedFleet {
     pub(crate) fn attach(&self, node: &Arc<NodeShared>) {
         let mut state = self.learned.state();
         if let Some(settings) = &state.settings {
-            node.keys.renew(settings);
+            node.renew_keys(settings);
         }
         state.node = Some(node.clone());
         drop(state);
@@ -248,7 +254,7 @@ impl Watcher {
         match renewed {
             Ok(settings) => {
                 if let Some(node) = &state.node {
-                    node.keys.renew(&settings);
+                    node.renew_keys(&settings);
                 }
                 (state.settings, state.keys_revision) = (Some(settings), table.roster.keys_revision);
             }

@@ -5,7 +5,7 @@ use super::joined::JoinedFleet;
 use super::keys::read_key;
 use super::table::FleetTable;
 use super::view::FleetView;
-use super::wanted::follow_state;
+use super::wanted::follow_table;
 use crate::config::{FleetConfig, FleetProvider, GatewayConfig};
 use crate::tls;
 use anyhow::{Context, ensure};
@@ -24,6 +24,8 @@ pub(crate) struct FleetPart {
     pub(crate) table: Option<Arc<FleetTable>>,
     /// Its membership of etcd, if it has one.
     joined: Option<Arc<JoinedFleet>>,
+    /// See [`FleetConfig::handover_pps_max`].
+    handover_pps_max: Option<u32>,
 }
 
 impl FleetPart {
@@ -39,7 +41,8 @@ impl FleetPart {
             let own = tls::load(&config.identity)?.node_id();
             let joined = JoinedFleet::start(fleet, etcd, saved.clone(), own)?;
             let settings = joined.settings()?;
-            return Ok(Some(Self { settings, table: None, joined: Some(Arc::new(joined)) }));
+            let (joined, handover_pps_max) = (Some(Arc::new(joined)), fleet.handover_pps_max());
+            return Ok(Some(Self { settings, table: None, joined, handover_pps_max }));
         }
         Self::read(fleet).map(Some)
     }
@@ -52,7 +55,8 @@ impl FleetPart {
         let secret = read_key(&config.key_file)?;
         let table = directory(config, None)?;
         let rotations = rotations(config, table.as_deref());
-        Ok(Self { settings: FleetSettings::new(secret, config.server_id, rotations)?, table, joined: None })
+        let settings = FleetSettings::new(secret, config.server_id, rotations)?;
+        Ok(Self { settings, table, joined: None, handover_pps_max: config.handover_pps_max() })
     }
 
     /// The part of the same gateway by another configuration and the directory as it is now. The key and the server ID stay until a restart.
@@ -64,7 +68,7 @@ impl FleetPart {
         let table = directory(config, self.table.as_deref())?;
         let rotations = rotations(config, table.as_deref());
         let settings = self.settings.rotated(rotations, Instant::now()).context("fleet.rotation")?;
-        Ok(Self { settings, table, joined: None })
+        Ok(Self { settings, table, joined: None, handover_pps_max: self.handover_pps_max })
     }
 
     /// The keys, if the gateway is in a fleet.
@@ -78,7 +82,10 @@ impl FleetPart {
     pub(crate) fn attach(part: Option<&Self>, node: &Arc<NodeShared>, own: NodeId) {
         match part.and_then(|part| part.joined.as_ref()) {
             Some(joined) => joined.attach(node),
-            None => follow_state(part.and_then(|part| part.table.as_deref()), node, own),
+            None => {
+                let table = part.and_then(|part| part.table.as_deref());
+                follow_table(table, node, own, part.and_then(|part| part.handover_pps_max));
+            }
         }
     }
 

@@ -1,17 +1,93 @@
-//! What the operator wants of this gateway: its state in the table.
+//! What a table has the node do: its own row says its state, and the others are the gateways that datagrams are handed over to.
 
-use super::record::FleetState;
+use super::record::{FleetGateway, FleetState};
 use super::table::FleetTable;
+use std::net::SocketAddr;
+use stoq::quic::fleet_members::{FleetMembers, OtherGateway};
 use stoq::tls::NodeId;
 use stoq::worker::NodeShared;
 
+/// Has the node go by a table. It hands over datagrams if it is given a bound for them.
+pub(super) fn follow_table(
+    table: Option<&FleetTable>,
+    node: &NodeShared,
+    own: NodeId,
+    handover_pps_max: Option<u32>,
+) {
+    follow_state(table, node, own);
+    if let (Some(table), Some(pps_max)) = (table, handover_pps_max) {
+        node.set_members(members(table, own, pps_max));
+    }
+}
+
+/// The gateways of a table but the own one. The addresses where a gateway listens are those that it is handed datagrams at.
+fn members(table: &FleetTable, own: NodeId, pps_max: u32) -> FleetMembers {
+    let ips = |row: &FleetGateway| row.addresses.iter().map(SocketAddr::ip).collect::<Vec<_>>();
+    let rows = &table.roster.gateways;
+    let others = rows.values().filter(|row| row.node_id != own).map(|row| OtherGateway {
+        server_id: row.server_id,
+        addresses: ips(row),
+        is_gone: table.is_alive(&row.node_id) == Some(false),
+    });
+    let own = rows.get(&own).map(|row| ips(row)).unwrap_or_default();
+    FleetMembers::new(&own, &others.collect::<Vec<_>>(), pps_max)
+}
+
 /// Has the node turn new connections away exactly while its row of the table is not active.
-pub(super) fn follow_state(table: Option<&FleetTable>, node: &NodeShared, own: NodeId) {
+fn follow_state(table: Option<&FleetTable>, node: &NodeShared, own: NodeId) {
     let row = table.and_then(|table| table.roster.gateways.get(&own));
     let state = row.map_or(FleetState::Active, |row| row.state);
     let turns_away = state != FleetState::Active;
     if turns_away != node.turns_away() {
         node.set_turns_away(turns_away);
         tracing::warn!(%state, turns_away, "the fleet's table gives this gateway another state: new connections are turned away while it is not active");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{Roster, TableOrigin};
+    use super::*;
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+    use std::sync::Arc;
+    use stoq::quic::routable::ServerId;
+
+    #[test]
+    fn a_gateway_is_gone_only_where_the_directory_knows_that_it_has_no_lease() {
+        // The last letter has a bit that counts.
+        let id = |letter: char| format!("{letter}{}", "a".repeat(51)).parse::<NodeId>().unwrap();
+        let row = |letter: char, number: u8| {
+            let row = serde_json::json!({
+                "node_id": id(letter), "name": letter, "server_id": format!("0000{number:02x}"),
+                "addresses": [format!("192.0.2.{number}:4433")],
+            });
+            (id(letter), Arc::new(serde_json::from_value::<FleetGateway>(row).unwrap()))
+        };
+        let gateways = BTreeMap::from([row('a', 1), row('i', 2)]);
+        let table = |origin| FleetTable {
+            roster: Arc::new(Roster { gateways: gateways.clone(), ..Roster::default() }),
+            alive: BTreeMap::new(),
+            origin,
+        };
+        let other = ServerId([0, 0, 2]);
+        for (origin, is_gone) in [
+            (TableOrigin::Directory, true),
+            (TableOrigin::File, false),
+            (TableOrigin::Cached { saved_s: 1 }, false),
+        ] {
+            let members = members(&table(origin), id('a'), 9);
+            let way = members.way(other).unwrap();
+            let ips: [IpAddr; 2] = [[192, 0, 2, 2].into(), [192, 0, 2, 1].into()];
+            assert_eq!(([way.destination, way.source], way.is_gone), (ips, is_gone), "{origin:?}");
+            assert_eq!(members.way(ServerId([0, 0, 1])), None, "that is the gateway itself");
+            assert!(!members.has(ips[1]) && members.handover_pps_max() == 9);
+        }
+        let stranger = members(&table(TableOrigin::File), id('q'), 9);
+        assert_eq!(
+            stranger.way(other),
+            None,
+            "a gateway that the table does not have has no address to send from"
+        );
     }
 }

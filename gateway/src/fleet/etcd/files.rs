@@ -118,6 +118,9 @@ mod tests {
                 name: Some("eu".into()),
                 saved: None,
                 etcd: None,
+                handover: false,
+                handover_pps_max: None,
+                fabric_mtu: None,
                 rotation: Vec::new(),
             };
             EtcdSettings::read(&fleet, &etcd)
