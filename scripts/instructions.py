@@ -18,6 +18,8 @@ LONG_LIMITS = {"message": 1.4, "put": 1.4, "get": 1.2}
 MANY_LIMIT = 1.2
 #: The same where a gateway has more workers, of what it costs where it has one.
 WORKERS_LIMIT = 1.05
+#: The same of a gateway of a fleet, of what it costs one that is in none.
+FLEET_LIMIT = 1.02
 APART = ["aws-lc", "blake3", "memory", "random"]
 MEMORY = re.compile(r"_*(mem|bcmp|str)\w*")
 # The C and assembler code in the program is aws-lc's. Its functions have names without a path, Rust's have one.
@@ -156,6 +158,10 @@ def main():
             ratio = a_packet / whole[name.rpartition("-by-")[0]]
             print(f"{name}: {ratio:.2f} of a packet of a worker that is alone; {WORKERS_LIMIT} at most")
             grown += [name] if ratio > WORKERS_LIMIT else []
+        if name.endswith("-in-fleet"):
+            ratio = a_packet / whole[name.removesuffix("-in-fleet")]
+            print(f"{name}: {ratio:.3f} of a packet of a gateway in no fleet; {FLEET_LIMIT} at most")
+            grown += [name] if ratio > FLEET_LIMIT else []
     if grown:
         print(
             f"{', '.join(grown)}: a packet costs too much more where many bytes are in flight, many connections send, or there are more workers"

@@ -84,6 +84,9 @@ wait $first || status=1
 wait $second || status=1
 [ $status = 0 ] || die "packets that are handed over could not be counted"
 names+=(message-hand-over message-take-over)
+# What a packet costs a gateway of a fleet.
+count message receive-in-fleet short || die "packets of a gateway of a fleet could not be counted"
+names+=(message-receive-in-fleet)
 for by in 2 4 8; do
     count message "receive-by-$by" short & first=$!
     count get "transmit-by-$by" short & second=$!

@@ -105,6 +105,26 @@ counters! {
     HandoversOut = "handovers_out",
     /// Datagrams that other workers handed to this one.
     HandoversIn = "handovers_in",
+    /// Datagrams for another gateway's connection, handed over to that gateway.
+    HandoversNetOut = "handovers_net_out",
+    /// Datagrams that other gateways handed over to this one, for its connections.
+    HandoversNetIn = "handovers_net_in",
+    /// Drop: a datagram for another gateway's connection, past the rate at which they are handed over.
+    DropHandoverLimited = "drop_handover_limited",
+    /// Drop: a datagram for the connection of a gateway that is gone. Its sender gets a stateless reset, at a bounded rate.
+    DropHandoverGone = "drop_handover_gone",
+    /// Drop: a datagram handed over by a sender that is no gateway of the fleet's table.
+    DropHandoverStranger = "drop_handover_stranger",
+    /// Drop: a packet to the port of GUE that is none.
+    DropHandoverMalformed = "drop_handover_malformed",
+    /// Drop: a datagram handed over whose connection ID does not name this gateway. It is not handed over again.
+    DropHandoverForeign = "drop_handover_foreign",
+    /// Drop: a datagram handed over that belongs to no connection. It opens none, and is not answered.
+    DropHandoverNoConnection = "drop_handover_no_connection",
+    /// Stateless resets sent for gateways of the fleet that are gone.
+    FleetResetsSent = "fleet_resets_sent",
+    /// Questions to gateways of the fleet: to each when it is new, and to those whose leases are gone.
+    FleetQuestionsSent = "fleet_questions_sent",
     /// New connections that began at this worker and were given to one with more room.
     PlacementsOut = "placements_out",
     /// Retry packets that sent their clients to a worker with more room.

@@ -18,6 +18,7 @@ use crate::session::{Holds, QueueRoutes, SilenceLimits};
 use crate::stages::{LoopStage, Sampled};
 use crate::tls;
 use crate::wire::IpFamily;
+use crate::wire::gue::GUE_OVERHEAD_BYTES;
 use crate::worker::{self, ByFamily, Idle, NodeShared, PeerGatewayList, Quic, Renewal, Worker, WorkerStatus};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{ClientConfig, EndpointConfig, ServerConfig};
@@ -90,6 +91,8 @@ pub struct NodeConfig {
     pub restart_secret: Option<RestartSecret>,
     /// Of a gateway in a fleet: its keys, in the place of those that derive from the identity. Its rotations may change.
     pub fleet: Option<FleetSettings>,
+    /// Whether other gateways of the fleet hand datagrams over, and the settings for it.
+    pub handover: Option<HandoverConfig>,
     /// How connections behave.
     pub quic: QuicConfig,
     /// How long peers may be silent on connections that this node opens.
@@ -104,6 +107,13 @@ pub struct NodeConfig {
     pub verify: VerifyThreads,
     /// A function that each worker's thread runs first.
     pub thread_setup: Option<ThreadSetup>,
+}
+
+/// Datagrams that gateways of a fleet hand over to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandoverConfig {
+    /// The largest layer-3 packet that passes between gateways, bytes; `None`: that of the device.
+    pub fabric_mtu: Option<u16>,
 }
 
 /// Threads that check groups of payloads, so that workers have their cores for packets. The default is none: workers check everything themselves.
@@ -130,6 +140,7 @@ impl Default for NodeConfig {
             rights: Arc::default(),
             restart_secret: None,
             fleet: None,
+            handover: None,
             quic: QuicConfig::default(),
             silence: SilenceLimits::default(),
             qlog: None,
@@ -194,7 +205,10 @@ impl Node {
         let mut checks = node.start_verifiers(networks.len(), config)?.into_iter();
         node.device_mtu = node.infos.iter().map(|info| info.mtu).min().unwrap_or(1500);
         let quic = config.quic(node.device_mtu);
-        for (index, network) in networks.into_iter().enumerate() {
+        for (index, mut network) in networks.into_iter().enumerate() {
+            if config.handover.is_some() {
+                network.open_gue()?;
+            }
             let mut worker = Worker::new(index as u16, network, shared.clone(), quic.clone(), config.idle);
             for app in &mut hosted {
                 node.add(&mut worker, index, app)?;
@@ -281,7 +295,7 @@ impl Node {
         self.shared.window_budget.set_total(config.quic.window_budget_bytes());
         self.shared.node_seats.set_max(config.quic.connections_per_node_max);
         if let Some(fleet) = &config.fleet {
-            self.shared.keys.renew(fleet);
+            self.shared.renew_keys(fleet);
         }
         self.shared.renew(Renewal { quic: config.quic(self.device_mtu), rights: config.rights.clone() });
         self.wake();
@@ -357,11 +371,20 @@ impl NodeConfig {
         }
     }
 
+    /// The largest UDP payload that peers may send, bytes. In a fleet a datagram passes between gateways in a packet that has a header more.
+    fn largest_received(&self, device_mtu: u16) -> u16 {
+        let largest = self.quic.largest_payload(device_mtu, IpFamily::V4);
+        let Some(HandoverConfig { fabric_mtu }) = self.handover else { return largest };
+        let inside = fabric_mtu.unwrap_or(device_mtu).saturating_sub(GUE_OVERHEAD_BYTES);
+        // One number for both families: that of IPv6, whose header is longer.
+        self.quic.largest_payload(inside, IpFamily::V6).min(largest)
+    }
+
     /// The quinn-proto configurations for a device of this MTU (layer-3 bytes).
     pub fn quic(&self, device_mtu: u16) -> Quic {
         let mut endpoint = EndpointConfig::default();
         endpoint.supported_versions(vec![QUIC_V1]);
-        let largest = self.quic.largest_payload(device_mtu, IpFamily::V4);
+        let largest = self.largest_received(device_mtu);
         if let Err(error) = endpoint.max_udp_payload_size(largest) {
             tracing::warn!(%error, largest, "the device's MTU does not bound what peers may send");
         }

@@ -192,7 +192,7 @@ impl Live {
     /// Takes a file's table where nothing else has changed: TLS, its sessions and all other settings stay as they are.
     fn take_table(&mut self, node: &Node, fleet: FleetPart) -> anyhow::Result<Vec<String>> {
         fleet.check_own(self.parts.identity.node_id())?;
-        node.shared().keys.renew(&fleet.settings);
+        node.shared().renew_keys(&fleet.settings);
         FleetPart::attach(Some(&fleet), &self.parts.attached);
         Ok(self.show_table(fleet).into_iter().collect())
     }

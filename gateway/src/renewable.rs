@@ -1,7 +1,7 @@
 //! The parts of a configuration that a reload puts into effect. The start of a gateway and a reload make them by the same code.
 
 use crate::admin::Facts;
-use crate::config::{GatewayConfig, SeedConfig};
+use crate::config::{FleetConfig, GatewayConfig, SeedConfig};
 use crate::descriptors;
 use crate::faults::started;
 use crate::rights;
@@ -55,6 +55,7 @@ pub(crate) fn node(
     let node = NodeConfig {
         server: Some(server),
         fleet,
+        handover: config.fleet.as_ref().and_then(FleetConfig::handover),
         restart_secret: identity.restart_secret().cloned(),
         client: client_tls(config, key_log)?,
         peer_gateways: PeerGatewayList {

@@ -3,7 +3,7 @@
 use crate::admin::{Admin, AdminParts, AdminSource};
 use crate::anycast::Anycast;
 use crate::capture::{CaptureServer, Secrets};
-use crate::config::{ApplicationConfig, GatewayConfig, SeedConfig, load_gateway};
+use crate::config::{ApplicationConfig, FleetConfig, GatewayConfig, SeedConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
 use crate::events::{Ended, Event, Up};
 use crate::faults::{SignalError, started};
@@ -107,7 +107,11 @@ impl Gateway {
         let fleet_view = FleetPart::view(fleet.as_ref());
         let peers = Arc::new(PeerList::new(node.shared().clone(), hops.clone()));
         peers.configure(node_config.peer_gateways, config.dials_members());
-        let attached = AttachedGateway::new(identity.node_id(), peers);
+        let attached = AttachedGateway::new(
+            identity.node_id(),
+            peers,
+            config.fleet.as_ref().and_then(FleetConfig::handover_pps_max),
+        );
         FleetPart::attach(fleet.as_ref(), &attached);
         let announced = anycast.as_ref().map(Anycast::is_announced);
         let shown =

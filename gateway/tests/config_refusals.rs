@@ -111,6 +111,14 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
             fleet("000001", &etcd("[\"http://10.0.0.1:2379\"]", "password_file = \"a\"\n")),
             "a user and its password belong together",
         ),
+        (
+            fleet("000001", &format!("handover = true\n{good}")),
+            "gateways find each other by the fleet's table",
+        ),
+        (
+            fleet("000001", "provider = \"file\"\nfile = \"f\"\nfabric_mtu = 1600\n"),
+            "it is not read; set fleet.handover = true",
+        ),
         (fleet("000001", "provider = \"zookeeper\"\n"), "unknown variant `zookeeper`"),
         (
             fleet("000001", "provider = \"kubernetes\"\n"),

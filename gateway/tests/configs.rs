@@ -264,7 +264,10 @@ fn with_number(name: &str, value: &str) -> String {
             format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
         }
         "anycast" => format!("{GATEWAY}{ANYCAST}{key} = {value}\n"),
-        "fleet" => format!("{GATEWAY}{FLEET}number = {value}\n"),
+        "fleet" if key == "rotation.number" => format!("{GATEWAY}{FLEET}number = {value}\n"),
+        "fleet" => format!(
+            "{GATEWAY}[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\nprovider = \"file\"\nfile = \"f\"\nhandover = true\n{key} = {value}\n"
+        ),
         "gateway" => {
             let trusting = GATEWAY.replace("client_auth", &format!("node_ids = [\"{NODE}\"]\nclient_auth"));
             format!(

@@ -179,4 +179,5 @@ def script():
         scene.announced()
 
 
-main(script)
+if __name__ == "__main__":
+    main(script)

@@ -3,7 +3,7 @@
 //! quinn-udp does the system calls: segmentation offload on the way out (UDP_SEGMENT), many messages of many datagrams each
 //! on the way in (recvmmsg, UDP_GRO), with ECN bits and local addresses.
 
-use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
+use super::{Datagram, GueTransmit, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
 use crate::counters::{Counter, Counters};
 use crate::limits::{PEER_ANSWERED_S, PEERS_CONNECTED_MAX, TX_PENDING_LEN_MAX, TX_SEGMENTS_LEN_MAX};
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 
 mod bind;
 mod errors;
+mod gue;
 mod mtu;
 #[cfg(test)]
 mod tests;
 
 pub use bind::{BindError, KernelUdpConfig};
 use bind::{Bound, is_link_local};
+use gue::GueSockets;
 
 /// The longest message that the kernel joins, bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -65,6 +67,7 @@ pub struct KernelUdp {
     missing: Vec<SocketAddr>,
     heard: Heard,
     mtu: u16,
+    gue: GueSockets,
 }
 
 struct PendingSend {
@@ -83,6 +86,12 @@ enum Sent {
     All,
     /// The kernel's buffer is full; this many bytes were sent before.
     Part(usize),
+}
+
+impl Sent {
+    fn is_all(&self) -> bool {
+        matches!(self, Self::All)
+    }
 }
 
 impl KernelUdp {
@@ -121,6 +130,7 @@ impl KernelUdp {
             buffers,
             missing,
             heard: Heard::default(),
+            gue: GueSockets::default(),
         })
     }
 
@@ -310,7 +320,7 @@ impl Bound {
             for payload in message[..meta.len].chunks(meta.stride.max(1)) {
                 datagrams += 1;
                 bytes += payload.len() as u64;
-                deliver(Datagram { remote, local_ip, ecn, payload });
+                deliver(Datagram { remote, local_ip, ecn, payload, is_gue: self.is_gue });
             }
         }
         counters.add(Counter::RxPackets, datagrams as u64);
@@ -342,7 +352,7 @@ impl Network for KernelUdp {
             empty.sort_unstable();
             self.close_answered(now, &empty);
         }
-        datagrams
+        datagrams + self.receive_gue(counters, &mut deliver)
     }
 
     fn can_send(&self) -> bool {
@@ -398,6 +408,16 @@ impl Network for KernelUdp {
         self.keep(counters, send);
     }
 
+    fn open_gue(&mut self) -> io::Result<()> {
+        let ips = self.sockets[..self.bound_len].iter().map(|bound| bound.local.ip());
+        self.gue = GueSockets::bind(ips, self.config)?;
+        Ok(())
+    }
+
+    fn send_gue(&mut self, _now: Instant, counters: &Counters, transmit: &GueTransmit, packet: &[u8]) {
+        self.send_gue_now(counters, transmit, packet);
+    }
+
     fn flush(&mut self, _now: Instant, counters: &Counters) -> usize {
         while let Some(send) = self.pending.front_mut() {
             let transmit = quinn_udp::Transmit {
@@ -445,6 +465,7 @@ impl Network for KernelUdp {
                 let writable = if blocked == Some(i) { PollFlags::OUT } else { PollFlags::empty() };
                 PollFd::new(&bound.socket, PollFlags::IN | writable)
             })
+            .chain(self.gue.sockets().map(|bound| PollFd::new(&bound.socket, PollFlags::IN)))
             .collect();
         let limit = Timespec::try_from(limit).ok();
         // A signal may end the wait early: the worker checks for datagrams and waits again.

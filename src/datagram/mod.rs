@@ -6,6 +6,7 @@
 use crate::counters::Counters;
 use quinn_proto::{EcnCodepoint, Transmit};
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::slice;
 use std::time::{Duration, Instant};
@@ -29,6 +30,21 @@ pub struct Datagram<'a> {
     pub ecn: Option<EcnCodepoint>,
     /// The UDP payload.
     pub payload: &'a [u8],
+    /// Whether it came to the port of GUE: its payload is a packet of [`crate::wire::gue`].
+    pub is_gue: bool,
+}
+
+/// A packet of GUE on its way to another gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct GueTransmit {
+    /// The gateway.
+    pub destination: IpAddr,
+    /// This gateway's address, of the same family.
+    pub source: IpAddr,
+    /// The ECN bits of its IP header.
+    pub ecn: Option<EcnCodepoint>,
+    /// The port that it leaves by, of the flow inside: devices spread packets by it. A kernel socket has one port.
+    pub source_port: u16,
 }
 
 /// The network that a program is on. Shown at start, in status output and in `--json` results.
@@ -102,6 +118,15 @@ pub trait Network {
 
     /// Gives queued packets to the device. Returns the number of packets still queued.
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize;
+
+    /// Takes packets of GUE from now on, too.
+    ///
+    /// # Errors
+    /// A socket cannot be opened; with the fix.
+    fn open_gue(&mut self) -> io::Result<()>;
+
+    /// Sends a packet of GUE, while [`Network::can_send`]. One that cannot be sent is dropped under a counter.
+    fn send_gue(&mut self, now: Instant, counters: &Counters, transmit: &GueTransmit, packet: &[u8]);
 
     /// Destinations that turned out unreachable, one at a time.
     fn poll_unreachable(&mut self) -> Option<Unreachable> {

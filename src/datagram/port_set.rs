@@ -7,7 +7,7 @@
 //! neighbors of its own addresses only.
 
 use super::user_space::UserSpace;
-use super::{Datagram, Network, NetworkInfo, Unreachable};
+use super::{Datagram, GueTransmit, Network, NetworkInfo, Unreachable};
 use crate::counters::Counters;
 use crate::limits::{PATHS_LEN_MAX, PORTS_LEN_MAX};
 use crate::neighbor::route::is_link_local;
@@ -15,6 +15,7 @@ use crate::nic::Nic;
 use quinn_proto::Transmit;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -126,6 +127,15 @@ impl<N: Nic> Network for PortSet<N> {
         // Without a route, the first port counts the drop.
         let port = self.port(transmit.destination.ip(), transmit.src_ip).unwrap_or(0);
         self.ports[port].send(now, counters, transmit, contents);
+    }
+
+    fn open_gue(&mut self) -> io::Result<()> {
+        self.ports.iter_mut().try_for_each(Network::open_gue)
+    }
+
+    fn send_gue(&mut self, now: Instant, counters: &Counters, transmit: &GueTransmit, packet: &[u8]) {
+        let port = self.port(transmit.destination, Some(transmit.source)).unwrap_or(0);
+        self.ports[port].send_gue(now, counters, transmit, packet);
     }
 
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize {

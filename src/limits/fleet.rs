@@ -21,7 +21,7 @@ pub const FLEET_NEXT_MS_MAX: u64 = 1_000;
 pub const FLEET_AGAIN_MS_MAX: u64 = 5_000;
 /// The longest pause before a gateway says which keys it goes by, milliseconds: all gateways do after one change.
 pub const FLEET_SAY_MS_MAX: u64 = 10_000;
-/// Changes of a fleet's gateways and keys within this time make one table, milliseconds.
+/// Changes of a fleet's gateways and keys, and leases that end, within this time make one table, milliseconds.
 pub const FLEET_SETTLE_MS: u64 = 100;
 /// The same for what gateways say of themselves, milliseconds: a fleet that starts says a thousand things in ten seconds.
 pub const FLEET_ALIVE_SETTLE_MS: u64 = 1_000;
@@ -50,6 +50,30 @@ pub const FLEET_KUBE_WATCH_MS_MIN: u64 = 1_000;
 pub const FLEET_KUBE_PAUSE_S_MAX: u64 = 60;
 /// Changes of a gateway's own lease by others that it meets, one after another, before it gives up for now.
 pub const FLEET_KUBE_CONFLICTS_LEN_MAX: usize = 3;
+/// Datagrams that a worker hands over to other gateways, a second, unless another number is configured: more than one that did nothing else could.
+pub const HANDOVERS_PER_S: u32 = 1_000_000;
+/// The most that may be configured.
+pub const HANDOVERS_PER_S_MAX: u32 = 100_000_000;
+/// The least packet that gateways must carry to each other, bytes: a datagram of 1200 bytes over IPv6, in GUE over IPv6.
+pub const FABRIC_MTU_BYTES_MIN: u16 = 1_300;
+/// The same at once after a silence, as a part of what is handed over in a second.
+pub const HANDOVER_BURST_DIVISOR_LEN: u32 = 20;
+/// Datagrams of a worker that wait to be handed over to other gateways.
+pub const HANDOVER_NET_LEN_MAX: usize = 1024;
+/// How long a gateway whose lease is gone may take to answer a question before its connections are reset, milliseconds.
+pub const HANDOVER_ANSWER_MS_MAX: u64 = 250;
+/// How long such an answer holds, and between two questions without one, milliseconds.
+pub const HANDOVER_ASK_MS: u64 = 1_000;
+/// How long its silence holds, milliseconds: longer than connections last whose peer is silent, unless they are configured to.
+pub const HANDOVER_SILENT_MS: u64 = 60_000;
+/// Stateless resets for gateways that are gone, of a worker at once; after that, one in [`super::RESET_INTERVAL_US`].
+pub const GONE_RESETS_BURST: u32 = 256;
+/// Between two stateless resets for one connection ID of a gateway that is gone, milliseconds.
+pub const GONE_RESET_MS: u64 = 1_000;
+/// Connection IDs of gateways that are gone whose resets a worker remembers; it sends no further ones in that time.
+pub const GONE_RESETS_LEN_MAX: usize = 4096;
+
+const _: () = assert!(HANDOVER_ANSWER_MS_MAX < HANDOVER_ASK_MS);
 
 const _: () = {
     assert!(FLEET_KUBE_LEASE_S * 1000 / 3 < FLEET_KUBE_SILENT_MS_MAX);

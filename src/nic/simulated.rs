@@ -6,6 +6,7 @@
 mod flight;
 mod frame;
 mod shared;
+mod tamper;
 
 use super::rss::{RSS_TABLE_LEN, Rss, RssKey};
 use super::{Nic, NicInfo, RxChecksum, TxKind};
@@ -19,6 +20,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tamper::Router;
 
 /// How the link treats frames. The default is a perfect link of MTU 1500.
 #[derive(Clone, Debug)]
@@ -127,6 +129,7 @@ struct Switch {
     random: StdRng,
     stations: Vec<Port>,
     in_flight: Flight,
+    router: Option<Router>,
     sequence: u64,
     stats: LinkStats,
 }
@@ -157,6 +160,7 @@ impl SimulatedLink {
             up: true,
             stations: Vec::new(),
             in_flight: Flight::default(),
+            router: None,
             sequence: 0,
             stats: LinkStats::default(),
         })))
@@ -252,38 +256,6 @@ impl SimulatedLink {
         filled.for_each(|port| waits(port.mac));
     }
 
-    /// Loses all frames of the station `mac` from now on, though its device takes them.
-    pub fn mute(&self, mac: Mac) {
-        self.set_muted(mac, true);
-    }
-
-    /// Stops losing the frames of the station `mac`.
-    pub fn unmute(&self, mac: Mac) {
-        self.set_muted(mac, false);
-    }
-
-    fn set_muted(&self, mac: Mac, muted: bool) {
-        if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
-            port.muted = muted;
-        }
-    }
-
-    /// Has the device of the station `mac` take no frames, as one that a switch pauses.
-    pub fn hold(&self, mac: Mac) {
-        self.set_held(mac, true);
-    }
-
-    /// Has the device of the station `mac` take frames again.
-    pub fn release(&self, mac: Mac) {
-        self.set_held(mac, false);
-    }
-
-    fn set_held(&self, mac: Mac, held: bool) {
-        if let Some(port) = self.lock().stations.iter_mut().find(|port| port.mac == mac) {
-            port.held = held;
-        }
-    }
-
     /// Takes the link down, or up again. Frames sent while it is down are lost.
     pub fn set_up(&self, up: bool) {
         self.lock().up = up;
@@ -319,7 +291,7 @@ impl Switch {
             return;
         }
         let Some(sent_at) = self.pass_bottleneck(now, from, &mut frame) else { return };
-        let Some(&destination) = frame.first_chunk::<6>() else { return };
+        let Some(destination) = self.destination(&mut frame) else { return };
         match self.stations.iter().position(|port| port.mac == destination) {
             Some(to) if to != from => self.carry(sent_at, from, to, frame),
             Some(_) => {}

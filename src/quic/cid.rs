@@ -5,8 +5,8 @@
 //! datagram, and an observer cannot tell which connection IDs belong together (RFC 9000 §5.1). In a fleet they have 17 bytes
 //! ([`super::routable`]). A process has one of the two forms, since a short header does not tell the length.
 
-use super::fleet::{FleetKeys, FleetRing};
-use super::routable::ROUTABLE_CID_LEN;
+use super::fleet::{FleetKeys, FleetRing, RESET_TOKEN_LEN};
+use super::routable::{ROUTABLE_CID_LEN, RoutableCid, ServerId};
 use crate::limits::{CID_LIFETIME_S, WORKERS_MAX};
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
 use rand::{Rng, RngCore};
@@ -108,6 +108,25 @@ impl CidReader {
             Self::Routable(keys) => keys.worker(issued_id(datagram)?)?,
         };
         (usize::from(worker) < workers).then_some(worker)
+    }
+}
+
+impl CidReader {
+    /// The gateway that issued the connection ID of a datagram, and the ID, if that is another one than this. It may be none of the fleet:
+    /// the ID that a client chose for its first packets can look like any.
+    pub fn elsewhere<'a>(&self, datagram: &'a [u8]) -> Option<(ServerId, &'a RoutableCid)> {
+        let Self::Routable(keys) = self else { return None };
+        let cid = issued_id(datagram)?;
+        let (server_id, _) = keys.place(cid)?;
+        (server_id != keys.server_id()).then_some((server_id, cid))
+    }
+
+    /// The stateless reset token that another gateway gave to its peer with this connection ID.
+    pub fn reset_of(&self, server_id: ServerId, cid: &RoutableCid) -> Option<[u8; RESET_TOKEN_LEN]> {
+        match self {
+            Self::Masked(_) => None,
+            Self::Routable(keys) => keys.reset_of(server_id, cid),
+        }
     }
 }
 

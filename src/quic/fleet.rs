@@ -3,7 +3,7 @@
 //! Every key is HKDF-SHA256 (RFC 5869) of the secret, with the salt of a rotation: the key of connection IDs, the key of address tokens, and the
 //! key of a gateway's stateless resets, which depends on the server ID too. Each gateway can compute the resets of each other one.
 
-use super::fleet_settings::{FleetSettings, RotationState};
+use super::fleet_settings::{FleetSecret, FleetSettings, RotationSalt, RotationState};
 use super::routable::{CID_ROTATION_MAX, RoutableCid, RoutableKey, RoutableParts, ServerId, rotation_of};
 use crate::limits::WORKERS_MAX;
 use aws_lc_rs::{hkdf, hmac};
@@ -17,11 +17,15 @@ const CID_INFO: &[u8] = b"stoq fleet 1 cid";
 const TOKEN_INFO: &[u8] = b"stoq fleet 1 token";
 const RESET_INFO: &[u8] = b"stoq fleet 1 reset";
 
+/// Octets of a stateless reset token (RFC 9000 §10.3).
+pub const RESET_TOKEN_LEN: usize = 16;
+
 const ROTATIONS_LEN: usize = CID_ROTATION_MAX as usize + 1;
 
 /// The keys of one rotation.
 #[derive(Debug)]
 struct RotationKeys {
+    salt: RotationSalt,
     cid: RoutableKey,
     reset: hmac::Key,
     tokens: hkdf::Prk,
@@ -30,6 +34,7 @@ struct RotationKeys {
 /// The keys of a gateway in a fleet, as they are at one time.
 #[derive(Debug)]
 pub struct FleetKeys {
+    secret: FleetSecret,
     server_id: ServerId,
     rotations: [Option<Box<RotationKeys>>; ROTATIONS_LEN],
     issuing: u8,
@@ -39,14 +44,15 @@ impl FleetKeys {
     /// The keys of these settings.
     pub fn new(settings: &FleetSettings) -> Self {
         let FleetSettings { secret, server_id, rotations, .. } = settings;
-        let mut keys = Self { server_id: *server_id, rotations: Default::default(), issuing: 0 };
+        let mut keys =
+            Self { secret: secret.clone(), server_id: *server_id, rotations: Default::default(), issuing: 0 };
         for rotation in rotations {
             let salt = rotation.salt;
-            let reset = secret.derive::<32>(salt, &[RESET_INFO, &server_id.0]);
             let tokens = secret.derive::<32>(salt, &[TOKEN_INFO]);
             keys.rotations[usize::from(rotation.number)] = Some(Box::new(RotationKeys {
+                salt,
                 cid: RoutableKey::new(&secret.derive(salt, &[CID_INFO])),
-                reset: hmac::Key::new(hmac::HMAC_SHA256, &*reset),
+                reset: reset_key(secret, salt, *server_id),
                 tokens: hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*tokens),
             }));
             if rotation.state == RotationState::Issue {
@@ -66,8 +72,27 @@ impl FleetKeys {
     /// by the fleet. A former process may have had more workers than this one.
     #[inline]
     pub fn worker(&self, cid: &RoutableCid) -> Option<u16> {
+        let (server_id, worker) = self.place(cid)?;
+        (server_id == self.server_id).then_some(worker)
+    }
+
+    /// The gateway and its worker that issued a connection ID, if the fleet did; `None`: it is of an unknown rotation.
+    #[inline]
+    pub fn place(&self, cid: &RoutableCid) -> Option<(ServerId, u16)> {
         let parts = self.rotation(rotation_of(cid[0])?)?.cid.decode(cid);
-        (parts.server_id == self.server_id).then_some(parts.worker)
+        Some((parts.server_id, parts.worker))
+    }
+
+    /// The number of this gateway.
+    pub fn server_id(&self) -> ServerId {
+        self.server_id
+    }
+
+    /// The stateless reset token of a connection ID that the gateway of this number issued.
+    pub fn reset_of(&self, server_id: ServerId, cid: &RoutableCid) -> Option<[u8; RESET_TOKEN_LEN]> {
+        let rotation = self.rotation(rotation_of(cid[0])?)?;
+        let tag = hmac::sign(&reset_key(&self.secret, rotation.salt, server_id), cid);
+        tag.as_ref().first_chunk().copied()
     }
 
     /// Whether this gateway, now or in a former process, issued a connection ID.
@@ -90,6 +115,11 @@ impl FleetKeys {
         let rotation = cid.first().and_then(|first| self.rotation(rotation_of(*first)?));
         &rotation.unwrap_or_else(|| self.issuing()).reset
     }
+}
+
+fn reset_key(secret: &FleetSecret, salt: RotationSalt, server_id: ServerId) -> hmac::Key {
+    let key = secret.derive::<32>(salt, &[RESET_INFO, &server_id.0]);
+    hmac::Key::new(hmac::HMAC_SHA256, &*key)
 }
 
 /// The keys of a gateway in a fleet, shared by all that use them. A reload changes them.
@@ -198,6 +228,9 @@ mod tests {
             assert_eq!(other.now().worker(&cid), None);
             assert!(!other.now().has_issued(&ConnectionId::new(&cid)));
             assert_ne!(reset_token(&other, &cid), reset_token(&before, &cid));
+            let reset = other.now().reset_of(ServerId([0, 0, 7]), &cid);
+            let is_of_fleet = reset.unwrap() == reset_token(&before, &cid)[..16];
+            assert_eq!(is_of_fleet, other.now().place(&cid) == Some((ServerId([0, 0, 7]), 3)));
         }
         assert!(!before.now().has_issued(&ConnectionId::new(&cid[..8])));
         let unknown: RoutableCid = std::array::from_fn(|at| if at == 0 { 0x30 } else { cid[at] });

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod cid;
 pub mod congestion;
 pub mod fleet;
+pub mod fleet_members;
 pub mod fleet_settings;
 mod hole;
 pub mod keys;

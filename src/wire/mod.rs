@@ -17,6 +17,7 @@ pub mod arp;
 pub mod checksum;
 mod error;
 pub mod ethernet;
+pub mod gue;
 pub mod icmp;
 pub mod ip;
 mod mac;
@@ -44,9 +45,11 @@ pub struct Station {
     pub addresses: Vec<IpAddr>,
     /// The one UDP port that is open.
     pub udp_port: u16,
+    /// Whether the port of GUE is open too: other gateways hand datagrams over.
+    pub takes_gue: bool,
 }
 
-/// A frame for this host that is no datagram.
+/// A frame for this host that is no datagram of its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlFrame<'a> {
     /// An ARP packet about any host: it teaches neighbors even when it is for another host.
@@ -64,6 +67,17 @@ pub enum ControlFrame<'a> {
         source: Ipv6Addr,
         /// The message.
         ndp: Ndp,
+    },
+    /// A packet of GUE to one of our addresses.
+    Gue {
+        /// Its sender.
+        source: SocketAddr,
+        /// Our address that it is for.
+        destination: IpAddr,
+        /// The ECN bits of its IP header.
+        ecn: u8,
+        /// The packet.
+        packet: &'a [u8],
     },
     /// An echo request to one of our addresses.
     EchoRequest {
@@ -135,15 +149,18 @@ impl Station {
             return Err(WireError::Foreign);
         }
         let (ports, payload) = Udp::parse(&ip.addresses, payload, checked)?;
-        if ports.destination_port != self.udp_port {
-            return Err(WireError::Port);
-        }
         let source = ip.addresses.source();
         // The unspecified address (RFC 4291 §2.5.2) and port 0 (RFC 768) never send.
         if ports.source_port == 0 || source.is_unspecified() {
             return Err(WireError::Malformed);
         }
-        udp(SocketAddr::new(source, ports.source_port), destination, ip.ecn, payload);
+        let source = SocketAddr::new(source, ports.source_port);
+        if ports.destination_port != self.udp_port {
+            let takes = self.takes_gue && ports.destination_port == gue::GUE_PORT;
+            let packet = ControlFrame::Gue { source, destination, ecn: ip.ecn, packet: payload };
+            return if takes { Ok(Some(packet)) } else { Err(WireError::Port) };
+        }
+        udp(source, destination, ip.ecn, payload);
         Ok(None)
     }
 

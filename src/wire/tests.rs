@@ -5,7 +5,7 @@ use crate::nic::TxKind;
 use checksum::Sum;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
-use udp::UdpTemplate;
+use udp::{Udp, UdpTemplate};
 
 const OURS: Mac = [0x02, 0, 0, 0, 0, 0x01];
 const THEIRS: Mac = [0x02, 0, 0, 0, 0, 0x02];
@@ -30,7 +30,7 @@ impl Station {
 }
 
 fn station() -> Station {
-    Station { mac: OURS, vlan: None, addresses: vec![V4.into(), V6.into()], udp_port: 4433 }
+    Station { mac: OURS, vlan: None, addresses: vec![V4.into(), V6.into()], udp_port: 4433, takes_gue: false }
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -329,6 +329,7 @@ proptest! {
         template.emit(ecn, &payload, ChecksumBy::Software, &mut frame);
         let host = Station {
             mac: OURS, vlan, addresses: vec![addresses.destination()], udp_port: ports.destination_port,
+            takes_gue: false,
         };
         prop_assert_eq!(
             host.receive(&frame, RxChecksum::Unknown),
@@ -339,6 +340,12 @@ proptest! {
         );
         let (ethernet, _) = Ethernet::parse(&frame).unwrap();
         prop_assert_eq!(ethernet.source, THEIRS);
+        let mut again = vec![0; frame.len()];
+        let other = Udp { source_port: !ports.source_port, ..ports };
+        let other = UdpTemplate::new(THEIRS, OURS, vlan, addresses, other);
+        let other = if left_out { other.without_udp_checksum() } else { other };
+        other.from_port(ports.source_port).emit(ecn, &payload, ChecksumBy::Software, &mut again);
+        prop_assert_eq!(&again, &frame);
         prop_assert_eq!(template.kind(ChecksumBy::Software), TxKind::Plain);
         let checksum = &frame[template.header_len() - 2..template.header_len()];
         prop_assert_eq!(checksum == [0, 0], left_out && matches!(addresses, Addresses::V4 { .. }));

@@ -103,6 +103,17 @@ impl UdpTemplate {
         self
     }
 
+    /// The same headers from another port.
+    #[must_use]
+    pub fn from_port(&self, port: u16) -> Self {
+        let mut from = self.clone();
+        let at = self.header_len() - HEADER_BYTES;
+        let before = u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
+        from.bytes[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        from.udp_sum = self.udp_sum.word(!before).word(port);
+        from
+    }
+
     /// Bytes before the payload.
     #[inline]
     pub fn header_len(&self) -> usize {

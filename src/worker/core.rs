@@ -44,7 +44,9 @@ impl Core {
         let taken = network.receive(now, counters, |datagram| {
             counters.stages.enter(LoopStage::Quic);
             // Before the copy: a datagram that cannot be QUIC costs only its time on the wire.
-            if admission::may_be_quic(datagram.payload) {
+            if datagram.is_gue {
+                self.take_gue(now, &datagram);
+            } else if admission::may_be_quic(datagram.payload) {
                 self.datagram(now, &datagram);
             } else {
                 counters.add(Counter::DropNotQuic, 1);
@@ -60,38 +62,48 @@ impl Core {
     // Out of line: the path of rejected datagrams in `receive` stays small.
     #[inline(never)]
     fn datagram(&mut self, now: Instant, datagram: &Datagram<'_>) {
-        if self.desk.shared.workers > 1 && self.pass_on(now, datagram) {
+        let is_alone = self.desk.shared.workers == 1;
+        if !is_alone && self.pass_on(now, datagram) {
+            return;
+        }
+        // A worker that is alone need not read connection IDs, but for packets that may begin a connection.
+        if is_alone && !admission::is_short(datagram.payload) && self.hand_over(now, datagram) {
             return;
         }
         // The only copy of received bytes: from the packet buffer to a slot.
         let owned = self.received.copy(datagram.payload);
-        self.feed(now, (datagram.remote, datagram.local_ip, datagram.ecn), owned);
+        let is_known = self.feed(now, (datagram.remote, datagram.local_ip, datagram.ecn), owned);
+        if !is_known && is_alone && self.hand_over(now, datagram) {
+            return;
+        }
+        self.count_unknown(is_known);
     }
 
+    /// Counts a datagram that QUIC did not know.
+    #[inline]
+    pub(super) fn count_unknown(&self, is_known: bool) {
+        if !is_known {
+            self.desk.status.counters.add(Counter::DropNoConnection, 1);
+        }
+    }
+
+    /// Gives a datagram to QUIC. Returns whether it was of use: it belongs to a connection, may begin one, was answered or was counted.
     #[inline]
     pub(super) fn feed(
         &mut self,
         now: Instant,
         (remote, local_ip, ecn): (SocketAddr, Option<IpAddr>, Option<EcnCodepoint>),
         data: BytesMut,
-    ) {
+    ) -> bool {
         if self.is_past_retries(now, &data) {
             self.desk.status.counters.add(Counter::DropRetryLimit, 1);
-            return;
+            return true;
         }
         self.send_buf.clear();
         // QUIC buffers datagrams for an attempt that waits for its turn, and does not report this.
         let kept = !self.incoming.is_empty() && admission::may_precede_acceptance(&data);
         match self.endpoint.handle(now, remote, local_ip, ecn, data, &mut self.send_buf) {
-            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                if let Some(mut conn) = self.connections.at(handle.0 as u32) {
-                    conn.quic.handle_event(event);
-                    if conn.phase.is_handshaking() {
-                        conn.refused = tls::take_refused().or(conn.refused);
-                    }
-                    conn.touched();
-                }
-            }
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => self.connection_event(handle, event),
             Some(DatagramEvent::NewConnection(incoming)) => self.incoming(now, incoming),
             Some(DatagramEvent::Response(transmit)) => {
                 let counters = &self.desk.status.counters;
@@ -100,7 +112,19 @@ impl Core {
                     .add(Counter::QuicStatelessResetsSent, u64::from(admission::is_short(&self.send_buf)));
                 self.respond(transmit);
             }
-            None => self.desk.status.counters.add(Counter::DropNoConnection, u64::from(!kept)),
+            None => return kept,
+        }
+        true
+    }
+
+    #[inline]
+    pub(super) fn connection_event(&mut self, handle: ConnectionHandle, event: quinn_proto::ConnectionEvent) {
+        if let Some(mut conn) = self.connections.at(handle.0 as u32) {
+            conn.quic.handle_event(event);
+            if conn.phase.is_handshaking() {
+                conn.refused = tls::take_refused().or(conn.refused);
+            }
+            conn.touched();
         }
     }
 

@@ -8,7 +8,9 @@ mod connections;
 mod core;
 mod dials;
 mod gateways;
+mod gone;
 mod half_open;
+mod handing_over;
 mod inspect;
 mod inspection;
 mod limited;
@@ -60,12 +62,14 @@ use connections::Connections;
 use dials::OwnHandshakes;
 use gateways::PeerGateways;
 use half_open::HalfOpen;
+use handing_over::HandingOver;
 use inspect::Survey;
 use passing::PassingOn;
 use placing::Placing;
 use quinn_proto::{ClientConfig, Endpoint, Incoming, ServerConfig, Transmit, ValidationTokenConfig};
 use received::ReceiveSlots;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 use std::sync::atomic::Ordering::Relaxed;
@@ -139,8 +143,12 @@ struct Core {
     half_open: HalfOpen,
     placing: Placing,
     passing: PassingOn,
-    /// Reads the connection IDs of datagrams. A reload may change its keys.
+    /// Reads the connection IDs of datagrams, by keys that may change.
     cids: CidReader,
+    /// The changes of keys taken.
+    keys_changed: u32,
+    /// What goes to other gateways of the fleet.
+    handing: HandingOver,
     /// The worker that the next Retry packet names: a part of the endpoint's generator of connection IDs.
     named: Arc<AtomicU16>,
     unsettled: Unsettled,
@@ -180,6 +188,7 @@ impl<N: Network> Worker<N> {
         });
         let rights = RightsInForce::new(shared.routes.rights.clone());
         let (status, ports) = (Arc::default(), Vec::new());
+        let udp_port = network.info().local.first().map_or(0, SocketAddr::port);
         let core = Core {
             index,
             desk: Desk { shared, status, ports, rights, checks: None, crumb_bytes: 0 },
@@ -206,6 +215,8 @@ impl<N: Network> Worker<N> {
             placing: Placing::default(),
             passing: PassingOn::default(),
             cids: reader,
+            keys_changed: 0,
+            handing: HandingOver::new(udp_port),
             named,
             unsettled: Unsettled::default(),
             inline: Vec::new(),

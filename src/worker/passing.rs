@@ -37,14 +37,17 @@ impl Core {
     /// Passes a datagram on to the worker that owns its connection, or is to accept it, if that is another one. Returns whether this
     /// worker has nothing to do with it now.
     pub(super) fn pass_on(&mut self, now: Instant, datagram: &Datagram<'_>) -> bool {
-        let &Datagram { remote, local_ip, ecn, payload } = datagram;
+        let &Datagram { remote, local_ip, ecn, payload, is_gue } = datagram;
         let owner = self.cids.owner(payload, self.desk.shared.workers);
+        if owner.is_none() && self.hand_over(now, datagram) {
+            return true;
+        }
         let owner = owner.or_else(|| self.place(now, payload)).unwrap_or(self.index);
         let is_own = owner == self.index;
         if is_own && !self.passing.defers {
             return false;
         }
-        let handover = Handover { remote, local_ip, ecn, payload: self.received.copy(payload) };
+        let handover = Handover { remote, local_ip, ecn, payload: self.received.copy(payload), is_gue };
         self.passing.passed += usize::from(!is_own);
         let taken = self.desk.shared.handovers[usize::from(owner)].push(handover).is_ok();
         let counter = if taken { Counter::HandoversOut } else { Counter::DropHandoverFull };
@@ -63,7 +66,13 @@ impl Core {
             && let Some(handover) = self.desk.shared.handovers[usize::from(self.index)].pop()
         {
             taken += 1;
-            self.feed(now, (handover.remote, handover.local_ip, handover.ecn), handover.payload);
+            let Handover { remote, local_ip, ecn, payload, is_gue } = handover;
+            if is_gue {
+                self.take_gue(now, &Datagram { remote, local_ip, ecn, payload: &payload, is_gue });
+            } else {
+                let is_known = self.feed(now, (remote, local_ip, ecn), payload);
+                self.count_unknown(is_known);
+            }
         }
         // What still waits is older than the next burst.
         self.passing.defers &= taken == most;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Core {
-    /// Takes a new renewal, if there is one, and closes connections that are no longer needed since an earlier one.
+    /// Takes a new renewal, new keys and a new table of the fleet, if there are some, and closes connections that are no longer needed since an earlier one.
     pub(super) fn take_renewal(&mut self, now: Instant) {
         if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
             self.renew(&renewal);
@@ -21,11 +21,16 @@ impl Core {
         if let Some(list) = self.desk.shared.renewed_peer_gateways(&mut self.renewed_peer_gateways) {
             self.renew_peer_gateways(PeerGatewayList::clone(&list), now);
         }
+        let keys_changed = self.desk.shared.keys_changed();
+        if keys_changed != self.keys_changed {
+            self.keys_changed = keys_changed;
+            self.cids = self.desk.shared.keys.cids.reader();
+        }
+        self.take_members(now);
         self.close_leaving(now);
     }
 
     fn renew(&mut self, renewal: &Renewal) {
-        self.cids = self.desk.shared.keys.cids.reader();
         if let (Some(old), Some(new)) = (&self.server, &renewal.quic.server) {
             // The old key stays: tokens of Retry packets on their way remain valid.
             self.server = Some(old.zip(new, |old, new| {

@@ -9,6 +9,8 @@ use super::published_load::PublishedLoad;
 use super::view::Gauges;
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
+use crate::quic::fleet_members::FleetMembers;
+use crate::quic::fleet_settings::FleetSettings;
 use crate::quic::keys::{NodeKeys, UsedTokens};
 use crate::quic::qlog::Sampler;
 use crate::quic::transport::{Transports, Windows};
@@ -20,7 +22,7 @@ use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 /// The conduct of an idle worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,6 +58,10 @@ pub struct NodeShared {
     /// Each worker looks at it once a turn.
     renewals: NewestValue<Renewal>,
     peer_gateways: NewestValue<PeerGatewayList>,
+    /// The other gateways of the fleet. Each worker looks at it once a turn.
+    members: NewestValue<FleetMembers>,
+    /// Counts the changes of the fleet's keys.
+    keys_changed: AtomicU32,
 }
 
 const RUNNING: u8 = 0;
@@ -83,6 +89,8 @@ impl NodeShared {
             turns_away: AtomicBool::new(false),
             renewals: NewestValue::default(),
             peer_gateways: NewestValue::default(),
+            members: NewestValue::default(),
+            keys_changed: AtomicU32::new(0),
         })
     }
 
@@ -138,6 +146,29 @@ impl NodeShared {
         self.peer_gateways.newer(seen)
     }
 
+    /// Takes other rotations of the fleet's keys, at each worker.
+    pub fn renew_keys(&self, settings: &FleetSettings) {
+        self.keys.renew(settings);
+        self.keys_changed.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often the keys have changed.
+    #[inline]
+    pub(super) fn keys_changed(&self) -> u32 {
+        self.keys_changed.load(Ordering::Acquire)
+    }
+
+    /// Hands datagrams over to these gateways of the fleet, and takes theirs.
+    pub fn set_members(&self, members: FleetMembers) {
+        self.members.put(Arc::new(members));
+    }
+
+    /// The newest table of the fleet's gateways, if its number is not `seen`; otherwise the call costs one relaxed load.
+    #[inline]
+    pub(super) fn newer_members(&self, seen: &mut u32) -> Option<Arc<FleetMembers>> {
+        self.members.newer(seen)
+    }
+
     /// Whether [`NodeShared::close`] was called.
     pub fn is_closing(&self) -> bool {
         self.is(CLOSING)
@@ -155,6 +186,8 @@ pub(super) struct Handover {
     pub(super) local_ip: Option<IpAddr>,
     pub(super) ecn: Option<EcnCodepoint>,
     pub(super) payload: BytesMut,
+    /// Whether it is a packet of GUE.
+    pub(super) is_gue: bool,
 }
 
 /// The status of a worker, for other threads of the process. It lies in cache lines of its own: what a worker counts for each packet takes

@@ -26,6 +26,7 @@ impl Core {
             network.send(now, counters, &transmit, &contents[..transmit.size]);
             worked = true;
         }
+        worked |= self.transmit_gue(network, now, counters);
         for _ in 0..self.connections.sending_len() {
             if !network.can_send() {
                 network.flush(now, counters);

@@ -14,6 +14,7 @@ mod deaf;
 mod early;
 mod fleet;
 mod gather;
+mod handover;
 mod hops;
 mod hostile;
 mod hostile_hops;

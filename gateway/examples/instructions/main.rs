@@ -6,7 +6,8 @@
 //! [`counted_turn`], the one function in which callgrind counts: `transmit` sends the bytes, `receive` receives them. Applications run on their
 //! workers, so the count contains their work. With `hand-over` and `take-over` the receiver has two workers: the frames arrive at one, which hands
 //! them over, and the connection is the other's; the side names the worker that is counted. `receive-by-N` and `transmit-by-N` count the same as
-//! without a number where the server has N workers: the connection is the first one's, and so are its frames.
+//! without a number where the server has N workers: the connection is the first one's, and so are its frames. With `receive-in-fleet` the
+//! server is a gateway of a fleet, whose table has another one.
 //!
 //! WIRE is `short`, a wire without delay, or `long`: 10 Gbit/s with a round trip of 100 ms. Its windows hold what is in flight, 125 MB, from the
 //! start.
@@ -29,7 +30,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::hint::black_box;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -38,10 +39,15 @@ use stoq::application::{Application, Discard, Echo, Outbox, Received};
 use stoq::counters::Counter;
 use stoq::datagram::NetworkKind;
 use stoq::datagram::user_space::{InterfaceConfig, UserSpace};
+use stoq::limits::HANDOVERS_PER_S;
 use stoq::node::NodeConfig;
 use stoq::queue::{
     self, Answer, AppPort, Ask, Command, ConnectionEvent, ConnectionId, Credit, Delivery, Ending, RequestId,
 };
+use stoq::quic::fleet_members::{FleetMembers, OtherGateway};
+use stoq::quic::fleet_settings::{CidRotation, FleetSecret, FleetSettings, RotationSalt, RotationState};
+use stoq::quic::keys::NodeKeys;
+use stoq::quic::routable::ServerId;
 use stoq::record::Put;
 use stoq::seed::{Disk, Lease, MemoryPages, MemoryTier, Seed, SeedParts, Store, StoreConfig};
 use stoq::session::QueueRoutes;
@@ -226,6 +232,7 @@ impl Pair {
         connections: Option<usize>,
         applications: Vec<Box<dyn Application>>,
         caller: Box<dyn Application>,
+        in_fleet: bool,
     ) -> anyhow::Result<Self> {
         let identity = |name| {
             Identity::generate(FalconAlgorithm::FalconPadded512, name, &[], 1).map(|made| made.identity)
@@ -240,7 +247,13 @@ impl Pair {
             NodeConfig { server: Some(server_config(&tls)?), quic: quic.clone(), ..NodeConfig::default() };
         let queues = [(QUEUE, 0)].into_iter().collect();
         let routes = QueueRoutes { queues, store: Some(0), ..QueueRoutes::default() };
-        let shared = NodeShared::new(applications.len(), routes);
+        let keys = if in_fleet { NodeKeys::of_fleet(&fleet()?) } else { NodeKeys::random() };
+        let shared = NodeShared::with_keys(applications.len(), routes, keys);
+        if in_fleet {
+            let addresses = vec![IpAddr::from([10, 77, 0, 3])];
+            let other = OtherGateway { server_id: ServerId([0, 0, 2]), addresses, is_gone: false };
+            shared.set_members(FleetMembers::new(&[address(1).ip()], &[other], HANDOVERS_PER_S));
+        }
         shared.node_seats.set_max(0);
         let worker = |(index, application): (usize, _)| -> anyhow::Result<_> {
             let network = network((1, index), there.clone(), back.clone())?;
@@ -262,6 +275,12 @@ impl Pair {
     }
 }
 
+/// A gateway's part in a fleet.
+fn fleet() -> anyhow::Result<FleetSettings> {
+    let rotation = CidRotation { number: 0, salt: RotationSalt([7; 16]), state: RotationState::Issue };
+    Ok(FleetSettings::new(FleetSecret::random(), ServerId([0, 0, 1]), vec![rotation])?)
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -271,7 +290,7 @@ fn main() -> anyhow::Result<()> {
         ["message", side, "short", connections] => ("message", side, Wire::Short, Some(connections.parse()?)),
         _ => {
             println!(
-                "instructions (message | small | ping | put | get) (transmit | receive | hand-over | take-over)[-by-WORKERS] [short [CONNECTIONS] | long]: see scripts/instructions.sh"
+                "instructions (message | small | ping | put | get) (transmit | receive | hand-over | take-over)[-by-WORKERS][-in-fleet] [short [CONNECTIONS] | long]: see scripts/instructions.sh"
             );
             return Ok(());
         }
@@ -323,6 +342,7 @@ fn main() -> anyhow::Result<()> {
         other => bail!("no path is called {other:?}"),
     };
     let client_transmits = path != "get";
+    let (side, in_fleet) = side.strip_suffix("-in-fleet").map_or((side, false), |side| (side, true));
     let (side, by) = match side.split_once("-by-") {
         Some((side, by)) => (side, by.parse()?),
         None => (side, 1),
@@ -341,7 +361,7 @@ fn main() -> anyhow::Result<()> {
         applications.push(Box::new(Discard::default()));
     }
     let Pair { mut servers, mut client, lines, statuses } =
-        Pair::new(wire, connections, applications, caller)?;
+        Pair::new(wire, connections, applications, caller, in_fleet)?;
     let workers = servers.len();
     let client_status = &statuses[workers];
     let receiver = if client_transmits { &statuses[0] } else { client_status };

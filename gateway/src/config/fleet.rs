@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use stoq::limits::HANDOVERS_PER_S;
+use stoq::node::HandoverConfig;
 use stoq::quic::fleet_settings::{CidRotation, check_rotations};
 use stoq::quic::routable::ServerId;
 
@@ -25,6 +27,13 @@ pub struct FleetConfig {
     pub etcd: Option<FleetEtcdConfig>,
     /// How to reach the API of Kubernetes; in a pod there is nothing to give.
     pub kubernetes: Option<FleetKubernetesConfig>,
+    /// Whether gateways of the table hand datagrams over to each other, at UDP port 6080.
+    #[serde(default)]
+    pub handover: bool,
+    /// Datagrams that a worker hands over in a second, at most.
+    pub handover_pps_max: Option<u32>,
+    /// The largest layer-3 packet that passes between gateways, bytes; without it that of the network.
+    pub fabric_mtu: Option<u16>,
     /// The rotations of the keys, the same on every gateway, where there is no table.
     #[serde(default)]
     pub rotation: Vec<CidRotation>,
@@ -155,6 +164,28 @@ impl FleetKubernetesConfig {
 }
 
 impl FleetConfig {
+    /// The settings of hand-overs, if there are any.
+    pub(crate) fn handover(&self) -> Option<HandoverConfig> {
+        let fabric_mtu = self.fabric_mtu;
+        self.handover.then_some(HandoverConfig { fabric_mtu })
+    }
+
+    /// The datagrams that a worker hands over in a second, if it hands over any.
+    pub(crate) fn handover_pps_max(&self) -> Option<u32> {
+        self.handover.then(|| self.handover_pps_max.unwrap_or(HANDOVERS_PER_S))
+    }
+
+    fn fault_of_handover(&self) -> Option<(&'static str, String)> {
+        let needs = |key, is_set: bool| (is_set && !self.handover).then_some(key);
+        let key = needs("fleet.handover_pps_max", self.handover_pps_max.is_some())
+            .or(needs("fleet.fabric_mtu", self.fabric_mtu.is_some()));
+        if let Some(key) = key {
+            return Some((key, "it is not read; set fleet.handover = true".into()));
+        }
+        let fix = "gateways find each other by the fleet's table; set fleet.provider, or leave this out";
+        (self.handover && self.provider.is_none()).then(|| ("fleet.handover", fix.into()))
+    }
+
     /// Why the keys do not go together: the key and the fix.
     pub(super) fn fault(&self) -> Option<(&'static str, String)> {
         let fault = match self.provider {
@@ -179,6 +210,7 @@ impl FleetConfig {
         let fault = fault.or_else(|| {
             self.unused(&[("fleet.kubernetes", self.kubernetes.is_some() && !is_kubernetes)], "kubernetes")
         });
+        let fault = fault.or_else(|| self.fault_of_handover());
         if fault.is_some() {
             return fault;
         }

@@ -1,5 +1,6 @@
-//! The running gateway that goes by a table: its state in it, and its peer gateways.
+//! The running gateway that goes by a table: its state in it, its peer gateways, and those to which it hands datagrams over.
 
+use super::handover_table::handover_table;
 use super::members::members;
 use super::record::FleetState;
 use super::table::{FleetTable, Roster};
@@ -12,14 +13,16 @@ use stoq::tls::NodeId;
 pub(crate) struct AttachedGateway {
     own: NodeId,
     peers: Arc<PeerList>,
+    /// The datagrams that a worker hands over in a second; none: none are handed over.
+    handover_pps_max: Option<u32>,
     /// The roster that is in effect.
     roster: Mutex<Option<Arc<Roster>>>,
 }
 
 impl AttachedGateway {
     /// A gateway that goes by no table yet.
-    pub(crate) fn new(own: NodeId, peers: Arc<PeerList>) -> Arc<Self> {
-        Arc::new(Self { own, peers, roster: Mutex::default() })
+    pub(crate) fn new(own: NodeId, peers: Arc<PeerList>, handover_pps_max: Option<u32>) -> Arc<Self> {
+        Arc::new(Self { own, peers, handover_pps_max, roster: Mutex::default() })
     }
 
     /// The list of its peer gateways.
@@ -29,9 +32,12 @@ impl AttachedGateway {
 
     /// Goes by this table from now on; `None`: by none.
     pub(super) fn follow(&self, table: Option<&FleetTable>) {
+        if let (Some(table), Some(pps_max)) = (table, self.handover_pps_max) {
+            self.peers.node().set_members(handover_table(table, self.own, pps_max));
+        }
         let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
         let new = table.map(|table| &table.roster);
-        // What gateways say of themselves changes nothing here.
+        // What gateways say of themselves changes nothing else.
         let is_same = match (&*roster, new) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             (old, new) => old.is_none() && new.is_none(),

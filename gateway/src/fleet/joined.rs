@@ -179,7 +179,7 @@ impl JoinedFleet {
     pub(crate) fn attach(&self, gateway: &Arc<AttachedGateway>) {
         let mut state = self.learned.state();
         if let Some(settings) = &state.settings {
-            gateway.peers().node().keys.renew(settings);
+            gateway.peers().node().renew_keys(settings);
         }
         state.gateway = Some(gateway.clone());
         drop(state);
@@ -292,7 +292,7 @@ impl Watcher {
         match renewed {
             Ok(settings) => {
                 if let Some(gateway) = &state.gateway {
-                    gateway.peers().node().keys.renew(&settings);
+                    gateway.peers().node().renew_keys(&settings);
                 }
                 (state.settings, state.keys_revision) = (Some(settings), table.roster.keys_revision);
             }

@@ -273,6 +273,7 @@ impl FleetMember {
         }
         self.seen = head.revision;
         for change in changes {
+            let is_gone = matches!(change, FleetChange::Gone(_));
             let is_alive = match change {
                 FleetChange::Put(entry) => {
                     let is_alive =
@@ -294,7 +295,10 @@ impl FleetMember {
                 }
             };
             if is_alive {
-                self.alive_at.get_or_insert(now + Duration::from_millis(FLEET_ALIVE_SETTLE_MS));
+                // Clients of a gateway that is gone wait for it; a fleet that starts says a thousand things.
+                let settle_ms = if is_gone { FLEET_SETTLE_MS } else { FLEET_ALIVE_SETTLE_MS };
+                let at = now + Duration::from_millis(settle_ms);
+                self.alive_at = Some(self.alive_at.map_or(at, |before| before.min(at)));
             } else {
                 self.roster_at.get_or_insert(now + Duration::from_millis(FLEET_SETTLE_MS));
             }

@@ -38,6 +38,8 @@ pub mod kube;
 
 mod members;
 
+mod handover_table;
+
 mod attached;
 
 pub(crate) mod joined;

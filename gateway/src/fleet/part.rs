@@ -49,7 +49,8 @@ impl FleetPart {
         let secret = read_key(&config.key_file)?;
         let table = directory(config, None)?;
         let rotations = rotations(config, table.as_deref());
-        Ok(Self { settings: FleetSettings::new(secret, config.server_id, rotations)?, table, joined: None })
+        let settings = FleetSettings::new(secret, config.server_id, rotations)?;
+        Ok(Self { settings, table, joined: None })
     }
 
     /// The part of the same gateway by another configuration and the directory as it is now. The key and the server ID stay until a restart.

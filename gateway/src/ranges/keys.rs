@@ -2,10 +2,11 @@
 
 use super::{Range, whole};
 use stoq::limits::{
-    CONNECTIONS_LEN_MAX, CORES_MAX, LEASE_S_MAX, MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX,
-    PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX, RATE_BITS_PER_S_MIN, SCRUB_BYTES_PER_S_MAX,
-    SCRUB_BYTES_PER_S_MIN, SCRUB_S_MAX, SPAN_S_MAX, STORE_BYTES_MAX, STORE_ENTRIES_LEN_MAX,
-    VERIFY_THREADS_LEN_MAX, WINDOW_BUDGET_BYTES_MIN, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
+    CONNECTIONS_LEN_MAX, CORES_MAX, FABRIC_MTU_BYTES_MIN, HANDOVERS_PER_S_MAX, LEASE_S_MAX,
+    MEMORY_BLOCK_BYTES, PACKET_THRESHOLD_LEN_MAX, PACKETS_PER_ACK_LEN_MAX, RATE_BITS_PER_S_MAX,
+    RATE_BITS_PER_S_MIN, SCRUB_BYTES_PER_S_MAX, SCRUB_BYTES_PER_S_MIN, SCRUB_S_MAX, SPAN_S_MAX,
+    STORE_BYTES_MAX, STORE_ENTRIES_LEN_MAX, VERIFY_THREADS_LEN_MAX, WINDOW_BUDGET_BYTES_MIN,
+    WINDOW_BYTES_MAX, WINDOW_BYTES_MIN, WORKERS_MAX,
 };
 use stoq::quic::routable::CID_ROTATION_MAX;
 use toml::Value;
@@ -277,6 +278,20 @@ pub const KEYS: &[Range] = &[
     ),
     whole("log.lines_per_s", (1, 1_000_000), "lines", "nothing would be logged", "0 sets no bound")
         .or_zero_for("no bound"),
+    whole(
+        "fleet.handover_pps_max",
+        (1, HANDOVERS_PER_S_MAX as u64),
+        "datagrams a second",
+        "nothing would be handed over; leave fleet.handover out",
+        "no worker receives more",
+    ),
+    whole(
+        "fleet.fabric_mtu",
+        (FABRIC_MTU_BYTES_MIN as u64, 65_535),
+        "bytes",
+        "a datagram of 1200 bytes does not fit into a packet of GUE",
+        "no packet is larger",
+    ),
     whole(
         "fleet.rotation.number",
         (0, CID_ROTATION_MAX as u64),

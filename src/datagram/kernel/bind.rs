@@ -1,5 +1,6 @@
 //! Sockets from addresses: the families of each one, and the sockets of a host that has only one family.
 
+use crate::wire::gue::GUE_PORT;
 use quinn_udp::UdpSocketState;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -39,6 +40,8 @@ pub(super) struct Bound {
     pub(super) peer: Option<(SocketAddr, usize)>,
     /// Whether its peer has sent a datagram.
     pub(super) answered: bool,
+    /// Whether it is on the port of GUE.
+    pub(super) is_gue: bool,
 }
 
 /// The open sockets, and the unspecified addresses whose family this host lacks.
@@ -144,7 +147,8 @@ impl Bound {
         // A refused or smaller buffer is no failure: the granted size is read back.
         let _ = state.set_send_buffer_size((&socket).into(), config.buffer_bytes);
         let _ = state.set_recv_buffer_size((&socket).into(), config.buffer_bytes);
-        Ok(Self { local: socket.local_addr()?, socket, state, dual, peer: None, answered: false })
+        let local = socket.local_addr()?;
+        Ok(Self { local, socket, state, dual, peer: None, answered: false, is_gue: local.port() == GUE_PORT })
     }
 }
 

@@ -259,3 +259,43 @@ fn a_local_obstacle_is_reported_at_the_first_send() {
     let obstacle = heard(&mut v4, "192.0.2.1:4433".parse().unwrap());
     assert!(obstacle.is_local(), "{obstacle:?}");
 }
+
+#[test]
+fn packets_of_gue_have_a_socket_of_their_own_beside_that_of_quic() {
+    // Addresses that no other test has: the port is one.
+    let counters = Counters::default();
+    let (mut one, mut other) = (bind("127.20.0.1:0"), bind("127.20.0.2:0"));
+    for network in [&mut one, &mut other] {
+        network.open_gue().unwrap();
+    }
+    let (from, to) = (local(&one).ip(), local(&other).ip());
+    let outer =
+        GueTransmit { destination: to, source: from, ecn: Some(EcnCodepoint::Ect0), source_port: 50_000 };
+    one.send_gue(Instant::now(), &counters, &outer, b"a packet");
+    one.send(Instant::now(), &counters, &transmit(local(&other), None), b"a datagram");
+    let mut received = Vec::new();
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while received.len() < 2 && Instant::now() < give_up {
+        other.wait(Duration::from_millis(100));
+        other.receive(Instant::now(), &counters, |datagram| {
+            received.push((
+                datagram.is_gue,
+                datagram.remote.ip(),
+                datagram.local_ip,
+                datagram.payload.to_vec(),
+            ));
+        });
+    }
+    received.sort_unstable();
+    assert_eq!(
+        received,
+        [(false, from, Some(to), b"a datagram".to_vec()), (true, from, Some(to), b"a packet".to_vec())]
+    );
+    // Quiet sockets are looked at again.
+    one.send_gue(Instant::now(), &counters, &outer, b"another");
+    assert_eq!(receive(&mut other, &counters, 1)[0].3, b"another");
+    assert_eq!(other.info().local.len(), 1, "it is no address to connect to");
+    let unknown = GueTransmit { source: "127.20.0.3".parse().unwrap(), ..outer };
+    one.send_gue(Instant::now(), &counters, &unknown, b"from an address of none");
+    assert_eq!(counters.get(Counter::DropNoRoute), 1);
+}

@@ -116,3 +116,42 @@ fn a_network_of_two_ports_names_both() {
     assert_eq!((devices, info.local.len()), (vec![2, 2], 4), "an address each, and a link-local one");
     assert_eq!(info.ports()[1].ports().len(), 1);
 }
+
+#[test]
+fn packets_of_gue_leave_by_the_port_of_their_destination_and_arrive_at_each() {
+    let (mut host, links) = host();
+    host.open_gue().unwrap();
+    let (counters, now) = (Counters::default(), Instant::now());
+    let mut other = station(&links[1], [2, 0, 0, 0, 0, 3], "10.78.0.3/24", "10.78.0.254");
+    let count = |other: &mut UserSpace<SimulatedNic>, host: &mut PortSet<SimulatedNic>| {
+        let (mut seen, at) = (Vec::new(), now + Duration::from_millis(1));
+        for _ in 0..4 {
+            let mut see = |datagram: Datagram<'_>| {
+                seen.push((datagram.is_gue, datagram.remote, datagram.payload.to_vec()));
+            };
+            host.receive(at, &counters, &mut see);
+            other.receive(at, &counters, &mut see);
+            host.flush(at, &counters);
+            other.flush(at, &counters);
+        }
+        seen
+    };
+    let there =
+        GueTransmit { destination: ip("10.78.0.3"), source: ip("10.78.0.1"), ecn: None, source_port: 49_999 };
+    host.send_gue(now, &counters, &there, b"there");
+    assert_eq!(count(&mut other, &mut host), [], "its port of GUE is closed");
+    assert_eq!(counters.get(Counter::DropPort), 1);
+    other.open_gue().unwrap();
+    host.send_gue(now, &counters, &there, b"there");
+    let from = SocketAddr::new(ip("10.78.0.1"), 49_999);
+    assert_eq!(count(&mut other, &mut host), [(true, from, b"there".to_vec())]);
+    let back = GueTransmit { destination: there.source, source: there.destination, ..there };
+    other.send_gue(now, &counters, &back, b"back");
+    let from = SocketAddr::new(ip("10.78.0.3"), 49_999);
+    assert_eq!(count(&mut other, &mut host), [(true, from, b"back".to_vec())]);
+    host.send_gue(now, &counters, &there, &[7; 1500]);
+    assert_eq!(counters.get(Counter::DropTooBig), 1);
+    let nowhere = GueTransmit { source: ip("10.79.0.1"), ..there };
+    host.send_gue(now, &counters, &nowhere, b"nowhere");
+    assert_eq!(counters.get(Counter::DropNoRoute), 1);
+}

@@ -4,7 +4,7 @@
 //! one checksum. A received datagram is shown in place. Other packets (ARP, NDP, echo) are noted during the
 //! burst and answered after it, since the device is busy with the burst.
 
-use super::{Datagram, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
+use super::{Datagram, GueTransmit, Heard, Network, NetworkInfo, NetworkKind, Obstacle, Unreachable};
 use crate::counters::{Counter, Counters};
 use crate::limits::{ECHO_REPLIES_BURST, ECHO_REPLIES_PER_S, TX_SEGMENTS_LEN_MAX};
 use crate::neighbor::exchange::ExchangePort;
@@ -19,10 +19,12 @@ use crate::wire::{self, ControlFrame, Mac, Station, ip::Addresses};
 use path::{Path, Paths};
 use quinn_proto::{EcnCodepoint, Transmit};
 use replies::Replies;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::slice::Chunks;
 use std::time::Instant;
 
+mod gue;
 mod path;
 mod replies;
 
@@ -111,6 +113,7 @@ impl<N: Nic> UserSpace<N> {
             vlan: config.vlan,
             addresses: routes.addresses().collect(),
             udp_port: config.udp_port,
+            takes_gue: false,
         };
         let host = Host {
             neighbors: Neighbors::new(mac, routes),
@@ -303,6 +306,17 @@ enum NoPath {
     Limited,
 }
 
+impl NoPath {
+    /// The counter of a datagram that is dropped for it. One whose next hop is asked for is not.
+    fn counter(&self) -> Counter {
+        match self {
+            Self::NoRoute => Counter::DropNoRoute,
+            Self::Unreachable | Self::Resolving { .. } => Counter::DropNeighborUnreachable,
+            Self::Limited => Counter::DropNeighborLimited,
+        }
+    }
+}
+
 impl Host {
     /// The largest UDP payload behind these headers, bytes.
     fn payload_len_max(&self, template: &UdpTemplate) -> usize {
@@ -323,10 +337,16 @@ impl Host {
         let shown = self.station.parse(frame, checksum, |remote, destination, ecn, payload| {
             counters.add(Counter::RxBytes, payload.len() as u64);
             let (local_ip, ecn) = (Some(destination), EcnCodepoint::from_bits(ecn));
-            deliver(Datagram { remote, local_ip, ecn, payload });
+            deliver(Datagram { remote, local_ip, ecn, payload, is_gue: false });
         });
         match shown {
             Ok(None) => return,
+            Ok(Some(ControlFrame::Gue { source, destination, ecn, packet })) => {
+                counters.add(Counter::RxBytes, packet.len() as u64);
+                let (local_ip, ecn) = (Some(destination), EcnCodepoint::from_bits(ecn));
+                deliver(Datagram { remote: source, local_ip, ecn, payload: packet, is_gue: true });
+                return;
+            }
             Ok(Some(control)) => self.handle_control(now, counters, control),
             Err(error) => counters.add(error.counter(), 1),
         }
@@ -362,6 +382,7 @@ impl Host {
                 );
                 None
             }
+            ControlFrame::Gue { .. } => None,
         };
         if let (Some(claim), Some(port)) = (claim, &self.exchange) {
             port.tell(claim);
@@ -403,17 +424,22 @@ impl<N: Nic> Network for UserSpace<N> {
             Err(NoPath::Resolving { next_hop, template }) => {
                 self.send_later(counters, ecn, segments, next_hop, &template);
             }
-            Err(NoPath::NoRoute) => {
-                counters.add(Counter::DropNoRoute, segments.len() as u64);
-                if transmit.src_ip.is_none() {
+            Err(no_path) => {
+                if matches!(no_path, NoPath::NoRoute) && transmit.src_ip.is_none() {
                     self.heard.add(transmit.destination, Obstacle::NoNextHop);
                 }
+                counters.add(no_path.counter(), segments.len() as u64);
             }
-            Err(NoPath::Unreachable) => {
-                counters.add(Counter::DropNeighborUnreachable, segments.len() as u64);
-            }
-            Err(NoPath::Limited) => counters.add(Counter::DropNeighborLimited, segments.len() as u64),
         }
+    }
+
+    fn open_gue(&mut self) -> io::Result<()> {
+        self.host.station.takes_gue = true;
+        Ok(())
+    }
+
+    fn send_gue(&mut self, now: Instant, counters: &Counters, transmit: &GueTransmit, packet: &[u8]) {
+        self.send_from(now, counters, transmit, packet);
     }
 
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize {

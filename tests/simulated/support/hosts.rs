@@ -6,8 +6,11 @@ use super::liar::Liar;
 use super::nic::{Attached, shares};
 use super::told::{Teller, Told};
 use super::verifier::Verifier;
-use super::{DISCARD, ECHO, HELD, SEED, Setup, Station, UDP_PORT, UNCHECKED, gateway_address};
-use std::net::IpAddr;
+use super::{
+    DISCARD, ECHO, HELD, ROUTER_MAC, SEED, Setup, Station, UDP_PORT, UNCHECKED, anycast_v4, anycast_v6,
+    gateway_address,
+};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -29,6 +32,7 @@ use stoq::send_limit::LimitTimes;
 use stoq::session::{Holds, QueueRoutes};
 use stoq::tls::{ClientAuth, ClientTls, Identity, ServerTls, client_config, server_config};
 use stoq::wire::Mac;
+use stoq::wire::prefix::Prefix;
 use stoq::worker::{
     ConnectionView, Idle, NodeShared, PeerGateway, PeerGatewayList, Renewal, Worker, WorkerStatus,
 };
@@ -142,11 +146,10 @@ impl ApplicationHost {
         self.shared.renew(Renewal { quic: config.quic(*mtu), rights: Arc::new(rights) });
     }
 
-    /// Has a gateway take other rotations of its fleet's key, as a reload does.
+    /// Has a gateway take other rotations of its fleet's key, as its directory does.
     #[allow(dead_code, reason = "not every suite has a fleet")]
     pub(crate) fn renew_fleet(&self, fleet: &FleetSettings) {
-        self.shared.keys.renew(fleet);
-        self.renew_rights(Rights::default());
+        self.shared.renew_keys(fleet);
     }
 
     /// Lets its work take time from now on.
@@ -245,6 +248,10 @@ fn attached(
     mac: Mac,
     (queues, workers): (usize, usize),
 ) -> Vec<Attached> {
+    if !setup.anycast.is_empty() {
+        let stations = station_of_fleet(link, mac, (queues, workers));
+        return stations.into_iter().map(|station| Attached::One(Box::new(station))).collect();
+    }
     let first = station_on(link, mac, (FIRST_NET, mac[5]), (queues, workers), setup.udp_checksum);
     let Some(second) = &setup.second else {
         return first.into_iter().map(|station| Attached::One(Box::new(station))).collect();
@@ -274,11 +281,45 @@ fn station_on(
         udp_port: UDP_PORT,
         udp_checksum,
     };
+    attach(link, mac, (queues, workers), &interface)
+}
+
+fn attach(
+    link: &SimulatedLink,
+    mac: Mac,
+    (queues, workers): (usize, usize),
+    interface: &InterfaceConfig,
+) -> Vec<Station> {
     let nics = shares(link, mac, queues, workers).into_iter().zip(exchange(workers));
     nics.map(|(nic, port)| {
-        UserSpace::new(nic, &interface, NetworkKind::Simulated).unwrap().with_exchange(port)
+        UserSpace::new(nic, interface, NetworkKind::Simulated).unwrap().with_exchange(port)
     })
     .collect()
+}
+
+/// A station of a network with a router: gateways have the anycast addresses too, and clients reach them by the router.
+fn station_of_fleet(link: &SimulatedLink, mac: Mac, (queues, workers): (usize, usize)) -> Vec<Station> {
+    let number = mac[5];
+    let is_client = number >= 10;
+    let mut addresses = vec![
+        format!("10.{FIRST_NET}.0.{number}/24").parse().unwrap(),
+        format!("fd{FIRST_NET}::{number:x}/64").parse().unwrap(),
+    ];
+    let anycast =
+        [anycast_v4(), anycast_v6()].map(|at| Prefix::new(at.ip(), if at.is_ipv4() { 32 } else { 128 }));
+    addresses.extend(anycast.into_iter().filter(|_| !is_client).map(Result::unwrap));
+    let router: (Ipv4Addr, Ipv6Addr) = ([10, FIRST_NET, 0, 254].into(), "fd77::fe".parse().unwrap());
+    let interface = InterfaceConfig {
+        addresses,
+        next_hop_v4: Some(router.0),
+        next_hop_v6: Some(router.1),
+        vlan: None,
+        udp_port: UDP_PORT,
+        udp_checksum: true,
+    };
+    let fixed = [(router.0.into(), ROUTER_MAC), (router.1.into(), ROUTER_MAC)];
+    let stations = attach(link, mac, (queues, workers), &interface).into_iter();
+    stations.map(|station| station.with_stations(fixed).unwrap()).collect()
 }
 
 pub(super) fn gateway(
@@ -312,10 +353,9 @@ pub(super) fn gateway(
                 .unwrap(),
         ),
         restart_secret: identity.restart_secret().cloned(),
-        fleet: setup.fleet.clone().filter(|_| index == 0),
         quic: setup.gateway_quic.clone(),
         idle: Idle::Spin,
-        ..NodeConfig::default()
+        ..setup.of_fleet(index)
     };
     let memory = MemoryTier::new(MEMORY_TIER_BYTES, MemoryPages::Ordinary);
     let parts = SeedParts {
@@ -405,7 +445,10 @@ fn host(
     let icmp = Teller::default();
     let tellers = std::iter::once(icmp.clone()).chain(std::iter::repeat_with(|| icmp.beside()));
     let networks: Vec<_> = stations.into_iter().zip(tellers).map(|(at, by)| Told::new(at, by)).collect();
-    for (index, network) in networks.into_iter().enumerate() {
+    for (index, mut network) in networks.into_iter().enumerate() {
+        if config.handover.is_some() {
+            network.open_gue().unwrap();
+        }
         let mut quic = config.quic(setup.link.mtu);
         quic.endpoint.rng_seed(setup.seeds.next());
         let links_down = network.links_down();

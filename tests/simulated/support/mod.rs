@@ -39,6 +39,7 @@ use stoq::counters::Counter;
 use stoq::datagram::user_space::UserSpace;
 use stoq::hop::Transit;
 use stoq::nic::simulated::{LinkConfig, SimulatedLink};
+use stoq::node::{HandoverConfig, NodeConfig};
 use stoq::quic::fleet_settings::FleetSettings;
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::rights::Rights;
@@ -68,6 +69,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STEPS_MAX: usize = 400_000;
 
 pub(crate) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
+/// The router of a fleet's network.
+pub(crate) const ROUTER_MAC: Mac = [2, 0, 0, 0, 0, 254];
 pub(crate) const UDP_PORT: u16 = 4433;
 
 /// The parts of a world.
@@ -98,6 +101,8 @@ pub(crate) struct Setup {
     pub(crate) liars: Vec<(usize, Lie, Bytes)>,
     /// The first gateway's part in a fleet.
     pub(crate) fleet: Option<FleetSettings>,
+    /// The parts of all gateways in a fleet. Clients then reach [`anycast_v4`] and [`anycast_v6`] by a router at [`ROUTER_MAC`].
+    pub(crate) anycast: Vec<FleetSettings>,
     /// The gateways' device: a part of their MAC.
     pub(crate) device: u8,
     /// Whether gateways and clients give datagrams over IPv4 a UDP checksum.
@@ -137,6 +142,13 @@ impl Setup {
         (self.gateway_queues.unwrap_or(self.gateway_workers), self.gateway_workers)
     }
 
+    /// A gateway's part in a fleet.
+    fn of_fleet(&self, index: usize) -> NodeConfig {
+        let fleet = self.anycast.get(index).or_else(|| self.fleet.as_ref().filter(|_| index == 0)).cloned();
+        let handover = (!self.anycast.is_empty()).then(HandoverConfig::default);
+        NodeConfig { fleet, handover, ..NodeConfig::default() }
+    }
+
     /// Gateways in a row, each the peer gateway of the next.
     pub(crate) fn line(gateways: usize) -> Self {
         let peer_gateways = (1..gateways).map(|index| (index - 1, index)).collect();
@@ -170,6 +182,7 @@ impl Default for Setup {
             cache: false,
             liars: Vec::new(),
             fleet: None,
+            anycast: Vec::new(),
             device: 0,
             udp_checksum: true,
             clock: WallClock::default(),
@@ -577,6 +590,16 @@ pub(crate) fn gateway_v4() -> SocketAddr {
 /// The IPv4 address of a gateway, counted from 0.
 pub(crate) fn gateway_address(index: usize) -> SocketAddr {
     SocketAddr::new([10, 77, 0, index as u8 + 1].into(), UDP_PORT)
+}
+
+/// The address of all gateways of a fleet.
+pub(crate) fn anycast_v4() -> SocketAddr {
+    SocketAddr::new([203, 0, 113, 1].into(), UDP_PORT)
+}
+
+/// The same of IPv6.
+pub(crate) fn anycast_v6() -> SocketAddr {
+    SocketAddr::new("2001:db8:53::1".parse().unwrap(), UDP_PORT)
 }
 
 pub(crate) fn gateway_v6() -> SocketAddr {

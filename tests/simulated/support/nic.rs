@@ -2,11 +2,12 @@
 
 use super::Station;
 use quinn_proto::Transmit;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 use stoq::counters::Counters;
 use stoq::datagram::port_set::PortSet;
-use stoq::datagram::{Datagram, Network, NetworkInfo, Unreachable};
+use stoq::datagram::{Datagram, GueTransmit, Network, NetworkInfo, Unreachable};
 use stoq::nic::rss::{RSS_TABLE_LEN, Rss, RssKey};
 use stoq::nic::share::ShareNic;
 use stoq::nic::simulated::{SimulatedLink, SimulatedNic};
@@ -53,6 +54,20 @@ impl Network for Attached {
         match self {
             Self::One(network) => network.send(now, counters, transmit, contents),
             Self::Two(network) => network.send(now, counters, transmit, contents),
+        }
+    }
+
+    fn open_gue(&mut self) -> io::Result<()> {
+        match self {
+            Self::One(network) => network.open_gue(),
+            Self::Two(network) => network.open_gue(),
+        }
+    }
+
+    fn send_gue(&mut self, now: Instant, counters: &Counters, transmit: &GueTransmit, packet: &[u8]) {
+        match self {
+            Self::One(network) => network.send_gue(now, counters, transmit, packet),
+            Self::Two(network) => network.send_gue(now, counters, transmit, packet),
         }
     }
 

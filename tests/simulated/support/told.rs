@@ -5,12 +5,13 @@ use super::nic::Attached;
 use super::{UDP_PORT, gateway_v4, gateway_v6};
 use quinn_proto::Transmit;
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use stoq::counters::Counters;
-use stoq::datagram::{Datagram, Network, NetworkInfo, Obstacle, Unreachable};
+use stoq::datagram::{Datagram, GueTransmit, Network, NetworkInfo, Obstacle, Unreachable};
 
 /// A test's reports to a host; clones report to the same host.
 #[derive(Clone, Default)]
@@ -134,6 +135,14 @@ impl Network for Told {
         let Transmit { ecn, size, segment_size, .. } = *transmit;
         let transmit = Transmit { destination, ecn, size, segment_size, src_ip: None };
         self.station.send(now, counters, &transmit, contents);
+    }
+
+    fn open_gue(&mut self) -> io::Result<()> {
+        self.station.open_gue()
+    }
+
+    fn send_gue(&mut self, now: Instant, counters: &Counters, transmit: &GueTransmit, packet: &[u8]) {
+        self.station.send_gue(now, counters, transmit, packet);
     }
 
     fn flush(&mut self, now: Instant, counters: &Counters) -> usize {

@@ -119,6 +119,9 @@ mod tests {
                 saved: None,
                 etcd: None,
                 kubernetes: None,
+                handover: false,
+                handover_pps_max: None,
+                fabric_mtu: None,
                 rotation: Vec::new(),
             };
             EtcdSettings::read(&fleet, &etcd)

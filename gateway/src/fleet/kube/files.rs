@@ -166,6 +166,9 @@ mod tests {
             name: Some("eu".into()),
             saved: None,
             etcd: None,
+            handover: false,
+            handover_pps_max: None,
+            fabric_mtu: None,
             kubernetes,
             rotation: Vec::new(),
         }

@@ -1,0 +1,183 @@
+"""What scripts/anycast-test.sh runs: the announcements, and then a fleet of two gateways, between which a router moves flows."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness import ECHO, cable, ensure, inside, main, run, say, wait_until
+from harness.anycast import V4, V6, Anycast
+from harness.anycast import script as announcements
+
+PREFIX = "/stoq/1/lab"
+SALT = "000102030405060708090a0b0c0d0e0f"
+CLIENTS = 40
+LEASE_S = 10
+#: For etcd, which looks for ended leases now and then, and for a busy machine. A client that waits for an echo repeats its packets
+#: after twice the time each time (RFC 9002 §6.2.1): its first one after the lease may be as late again as the lease.
+SLACK_S = 5
+
+
+class Handover(Anycast):
+    """Clients, a router, etcd beside it, and two gateways of one fleet that announce the same addresses."""
+
+    def __init__(self):
+        super().__init__()
+        self.name = self.name.replace("anycast", "handover")
+        self.pings = []
+
+    def build(self):
+        say("a router, two gateways' hosts with BIRD, clients behind the router, and etcd")
+        self.router, self.place = self.namespace("r"), self.namespace("c")
+        self.hosts = {n: self.namespace(f"g{n}") for n in (1, 2)}
+        for n, host in [*self.hosts.items(), (9, self.place)]:
+            cable(f"to-g{n}", "port", self.router, host)
+            for where, port, end in ((self.router, f"to-g{n}", 1), (host, "port", 2)):
+                run("ip", "-n", where, "addr", "add", f"10.9.{n}.{end}/24", "dev", port)
+                run("ip", "-n", where, "addr", "add", f"fd09:{n}::{end}/64", "dev", port, "nodad")
+            run("ip", "-n", host, "route", "add", "default", "via", f"10.9.{n}.1")
+            run("ip", "-n", host, "route", "add", "default", "via", f"fd09:{n}::1")
+        for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+            self.set_kernel(key)
+        # Flows are spread by addresses and ports.
+        for key in ("ipv4.fib_multipath_hash_policy", "ipv6.fib_multipath_hash_policy"):
+            self.set_kernel(key)
+        self.bird("r", self.router, Path("configs/bird/router.conf").read_text())
+        text = Path("configs/bird/gateway.conf").read_text()
+        for n, host in self.hosts.items():
+            own = text.replace("10.9.1.", f"10.9.{n}.").replace("fd09:1:", f"fd09:{n}:")
+            self.bird(f"g{n}", host, own)
+        for n in self.hosts:
+            for version in ("v4", "v6"):
+                wait_until(f"g{n}{version} is established", lambda name=f"g{n}{version}": self.is_established(name))
+        self.directory_of_fleet()
+
+    def set_kernel(self, key):
+        run(*inside(self.router), "sh", "-c", f"echo 1 >/proc/sys/net/{key.replace('.', '/')}")
+
+    def directory_of_fleet(self):
+        """Etcd beside the router, with the fleet's rotations and rows."""
+        urls = ["--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", "http://10.9.1.1:2379"]
+        self.daemon("etcd", inside(self.router, "etcd", "--data-dir", str(self / "etcd"), *urls))
+        wait_until("etcd answers", lambda: self.etcdctl("get", "x", check=False).returncode == 0)
+        (self / "fleet.key").touch(0o600)
+        (self / "fleet.key").write_bytes(os.urandom(32))
+        self.put("fleet", f'{{"v":1,"rotations":[{{"number":0,"salt":"{SALT}","state":"issue"}}]}}')
+        for n in self.hosts:
+            addresses = f'"10.9.{n}.2:4433","[fd09:{n}::2]:4433"'
+            row = f'{{"v":1,"name":"g{n}","server_id":"00000{n}","addresses":[{addresses}]}}'
+            self.put(f"gateways/{self.ids[f'g{n}']}", row)
+
+    def etcdctl(self, *words, check=True):
+        command = inside(self.router, "etcdctl", "--command-timeout", "5s", *words)
+        env = {**os.environ, "ETCDCTL_API": "3"}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=check)
+
+    def put(self, key, value):
+        self.etcdctl("put", f"{PREFIX}/{key}", value)
+
+    def configured(self, n):
+        etcd = {"endpoints": [f"http://10.9.{n}.1:2379"]}
+        fleet = {"key_file": "fleet.key", "server_id": f"00000{n}", "provider": "etcd", "name": "lab"}
+        return self.configure(
+            f"g{n}",
+            {
+                "network": {"kind": "kernel-udp", "listen": ["0.0.0.0:4433", "[::]:4433"]},
+                "workers": {"count": 2},
+                **self.who(f"g{n}", "client"),
+                "application": [ECHO],
+                "admin": {"listen": "127.0.0.1:9464"},
+                "anycast": {"interface": f"stoq{n}", "addresses": [V4, V6], "settle_ms": 0},
+                "fleet": {**fleet, "saved": f"g{n}.fleet.json", "handover": True},
+                "fleet.etcd": etcd,
+            },
+        )
+
+    def count(self, n, counter):
+        """A counter of a gateway, of all its workers."""
+        asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+        shown = run(*inside(self.hosts[n]), "python3", "-c", asked)
+        return sum(int(float(value)) for value in re.findall(rf"^stoq_{counter}_total{{.*}} (\S+)$", shown, re.M))
+
+    # ---- clients
+
+    def start_clients(self):
+        trust = [word for n in self.hosts for word in ("--node-id", self.ids[f"g{n}"])]
+        trust += ["--cert", self / "client.pem", "--key", self / "client.key"]
+        often = ["-c", "1000000", "-i", "0.2", "--timeout", "60"]
+        for at in range(CLIENTS):
+            address = f"{V4}:4433" if at % 2 else f"[{V6}]:4433"
+            command = [self.stoq_executable, "ping", "-g", address, *trust, *often]
+            log, errors = self / f"ping{at}.log", self / f"ping{at}.err"
+            with log.open("w") as out, errors.open("w") as err:
+                ping = subprocess.Popen(inside(self.place, *map(str, command)), stdout=out, stderr=err)
+            self.stack.callback(ping.wait)
+            self.stack.callback(ping.kill)
+            self.pings.append((ping, log, errors))
+
+    def all_are_served(self, what):
+        """Waits until each client has three more round trips; none may have ended."""
+
+        def trips():
+            return [log.read_text().count("\n") for _, log, _ in self.pings]
+
+        begun = trips()
+        wait_until(what, lambda: all(now >= before + 3 for now, before in zip(trips(), begun, strict=True)))
+        ended = [errors.read_text() for ping, _, errors in self.pings if ping.poll() is not None]
+        ensure(not ended, f"{what}: {len(ended)} of {CLIENTS} clients ended: {ended[:1]}")
+        print(f"{what}: 0 of {CLIENTS} connections lost")
+
+    def birdc(self, *words):
+        run("birdc", "-s", self / "r.ctl", *words)
+
+
+def script():
+    with Handover() as scene:
+        scene.identities("g1", "g2", "client")
+        scene.build()
+        one = scene.start(1)
+        scene.announced(1)
+        say(f"{CLIENTS} clients at one gateway")
+        scene.start_clients()
+        scene.all_are_served("one gateway")
+
+        say("another gateway is announced: the router moves flows to it")
+        scene.start(2)
+        scene.announced(1, 2)
+        scene.all_are_served("a next hop more")
+        moved = scene.count(2, "handovers_net_out")
+        ensure(moved > 0 and scene.count(1, "handovers_net_in") > 0, "no flow has moved")
+
+        say("the first gateway is announced no longer, and serves on")
+        for version in ("v4", "v6"):
+            scene.birdc("disable", f"g1{version}")
+        scene.announced(2)
+        scene.all_are_served("a next hop less")
+        more = scene.count(2, "handovers_net_out") - moved
+        ensure(more >= CLIENTS, f"{more} datagrams handed over")
+        ensure(scene.count(2, "connections_opened") == 0, "a connection began at the second gateway")
+        print(f"handed over: {moved + more} datagrams")
+
+        say("SIGKILL of the first gateway: the second tells its clients once its lease has ended")
+        one.process.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        wait_until("all clients have ended", lambda: all(ping.poll() is not None for ping, _, _ in scene.pings), 0.02)
+        told_s = time.monotonic() - killed
+        reasons = [errors.read_text() for _, _, errors in scene.pings]
+        ensure(all("stateless reset" in reason for reason in reasons), f"not by a reset: {reasons[:3]}")
+        resets = scene.count(2, "fleet_resets_sent")
+        print(f"all {CLIENTS} clients told {told_s:.1f} s after the kill; resets: {resets}")
+        ensure(told_s < 2 * LEASE_S + SLACK_S, f"the clients were told after {told_s:.1f} s")
+
+
+def both():
+    if sys.argv[1:] != ["handover"]:
+        announcements()
+    script()
+
+
+if __name__ == "__main__":
+    main(both)
