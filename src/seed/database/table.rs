@@ -21,10 +21,12 @@ pub(in crate::seed) enum StoreTable {
     Bytes,
     /// What a store knows of itself.
     Notes,
+    /// Account and token: that it has a lease of it. The last of all: a journal names tables by their numbers.
+    Owners,
 }
 
 impl StoreTable {
-    pub(in crate::seed) const ALL: [Self; 8] = [
+    pub(in crate::seed) const ALL: [Self; 9] = [
         Self::Holdings,
         Self::Ends,
         Self::Ages,
@@ -33,9 +35,10 @@ impl StoreTable {
         Self::Gone,
         Self::Bytes,
         Self::Notes,
+        Self::Owners,
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::seed) const fn name(self) -> &'static str {
         match self {
             Self::Holdings => "holdings",
             Self::Ends => "ends",
@@ -45,6 +48,7 @@ impl StoreTable {
             Self::Gone => "gone",
             Self::Bytes => "bytes",
             Self::Notes => "notes",
+            Self::Owners => "owners",
         }
     }
 }
