@@ -1,7 +1,7 @@
 //! Makes what is derived from the holdings anew: their order by use and by end, the sums, and the indexes by owner and by blob. A start that takes
 //! an earlier layout of the database over does so, and one after a row was rotten. A crash loses nothing: the next start goes on.
 
-use super::database::{RebuildNote, StoreTable};
+use super::database::{RebuildNote, Row, StoreTable};
 use super::entry::{self, EntryBody, IndexEntry, PayloadPlace, Sums};
 use super::error::StoreError;
 use super::index::Index;
@@ -11,9 +11,6 @@ use crate::token::{AnyToken, TOKEN_BYTES};
 
 /// The holdings after which a line of the log tells how far it has come.
 const TOLD_ENTRIES_LEN: u64 = 1 << 17;
-
-/// A key and its value.
-type Row = (Vec<u8>, Vec<u8>);
 
 /// Makes the tables anew, if a start began that or an earlier one did not end it.
 pub(super) fn run(store: &Inner) -> Result<(), StoreError> {

@@ -1,7 +1,6 @@
 //! The checks of rows: what the database's file keeps behind each value. A bit that turned over there is found when its row is read.
 
-use super::opened::LAYOUT_ROW;
-use super::table::StoreTable;
+use super::table::{LAYOUT_ROW, StoreTable};
 use crate::limits::ROTTEN_ROWS_LEN_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

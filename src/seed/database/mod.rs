@@ -25,4 +25,5 @@ pub use guard::catches_panics;
 pub(super) use opened::DATABASE;
 pub(super) use rebuild::{RebuildNote, SUMS_ROW, TAKEN_OVER_ROW};
 pub(super) use rows::Rows;
+pub(super) use snapshot::Row;
 pub(super) use table::StoreTable;

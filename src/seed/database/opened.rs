@@ -6,7 +6,7 @@ use super::guard::{GuardedDatabase, guarded};
 use super::journal::JournalNote;
 use super::latest::LatestRows;
 use super::snapshot::{Snapshot, definition};
-use super::table::{Changes, StoreTable};
+use super::table::{Changes, LAYOUT_ROW, StoreTable};
 use crate::limits::DATABASE_CACHE_BYTES;
 use crate::seed::disk::{StoreDisk, parent, write_error};
 use crate::seed::error::StoreError;
@@ -24,8 +24,6 @@ pub(super) const LAYOUT: u32 = 4;
 const EARLIER_LAYOUTS: [u32; 3] = [1, 2, 3];
 /// The first one with a journal.
 const JOURNAL_LAYOUT: u32 = 3;
-/// The row of the layout's version.
-pub(super) const LAYOUT_ROW: &[u8] = b"layout";
 /// The row of what the database knows of its journal.
 pub(super) const JOURNAL_ROW: &[u8] = b"journal";
 

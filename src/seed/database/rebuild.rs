@@ -7,10 +7,10 @@
 use super::checked::{RottenRows, with_check, without_check};
 use super::guard::guarded;
 use super::journal::JournalNote;
-use super::opened::{Database, JOURNAL_ROW, LAYOUT, LAYOUT_ROW, write_changes};
+use super::opened::{Database, JOURNAL_ROW, LAYOUT, write_changes};
 use super::rows::Rows;
 use super::snapshot::{Row, definition};
-use super::table::{Changes, StoreTable};
+use super::table::{Changes, LAYOUT_ROW, StoreTable};
 use crate::seed::error::StoreError;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 

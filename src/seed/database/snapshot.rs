@@ -112,4 +112,4 @@ pub(super) fn copy_part(row: &[u8], offset: u64, out: &mut [u8]) -> Result<(), i
 }
 
 /// A key and its value.
-pub(super) type Row = (Vec<u8>, Vec<u8>);
+pub(in crate::seed) type Row = (Vec<u8>, Vec<u8>);

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// The row of the layout's version.
+pub(super) const LAYOUT_ROW: &[u8] = b"layout";
+
 /// A table of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::seed) enum StoreTable {
