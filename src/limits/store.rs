@@ -97,3 +97,7 @@ pub const STORE_JOURNAL_ROWS_LEN_MAX: usize = 1 << 15;
 pub const STORE_JOURNAL_STEP_BYTES: u64 = 1 << 20;
 /// Batches of a journal begin at multiples of this, bytes: no write touches a block that a batch before has.
 pub const JOURNAL_BLOCK_BYTES: u64 = 4096;
+/// Rotten rows of its database that a store remembers: any further one is found again when it is read again.
+pub const ROTTEN_ROWS_LEN_MAX: usize = 1024;
+/// Rows of holdings that are read together when the other tables are made anew from them, and become durable together.
+pub const REBUILD_BATCH_LEN: usize = 4096;

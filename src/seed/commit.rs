@@ -159,6 +159,7 @@ impl Inner {
     /// Makes the removals so far durable, and then removes their files: a crash brings nothing of them back.
     pub(super) fn sync_removals(&self) -> Result<(), StoreError> {
         let _one = self.syncing_removals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.set_rows_aside();
         self.commit()?;
         loop {
             let mut gone = std::mem::take(&mut self.commits.state().gone);
@@ -207,7 +208,11 @@ impl Inner {
 
     /// Whether files wait to be removed.
     pub(super) fn has_removals(&self) -> bool {
-        self.index().has_gone() || !self.commits.state().gone.is_empty()
+        let is_waiting = {
+            let index = self.index();
+            index.has_gone() || index.rows.has_rotten()
+        };
+        is_waiting || !self.commits.state().gone.is_empty()
     }
 
     /// Removes files that no holding claims any more, durably. Their rows go with the next commit.

@@ -87,6 +87,16 @@ pub(super) fn account(bytes: &[u8]) -> Option<StoreAccount> {
     }
 }
 
+/// The key of a lease in the order of accounts.
+pub(super) fn owner_key(account: &StoreAccount, token: &AnyToken) -> Vec<u8> {
+    [&account_key(account), &token.to_bytes()[..]].concat()
+}
+
+/// The token of such a key; `None` if it is of another account.
+pub(super) fn parse_owned(account: &StoreAccount, key: &[u8]) -> Option<AnyToken> {
+    AnyToken::from_slice(key.strip_prefix(&account_key(account)[..])?).ok()
+}
+
 /// What is kept for an account: the value of its row.
 pub(super) fn emit_need(need: Need) -> Vec<u8> {
     [need.bytes.to_be_bytes(), need.entries.to_be_bytes()].concat()
@@ -300,6 +310,8 @@ mod tests {
             let mut value = Vec::new();
             emit_lease(&lease, &mut value);
             assert_eq!(parse_lease(&token, &(lease_key(&token, &account), value)), Some(lease));
+            assert_eq!(parse_owned(&account, &owner_key(&account, &token)), Some(token));
+            assert_eq!(parse_owned(&StoreAccount::Node(NodeId([8; 32])), &owner_key(&account, &token)), None);
             assert_eq!(parse_end(&end_key(3, 8, &token, &account)), Some((3, 8, token, account)));
         }
         let set = descriptor.set_token();

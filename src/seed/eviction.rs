@@ -43,14 +43,23 @@ impl Index {
     /// The entry whose lease ended first, if one has ended; only of one account if given.
     pub(super) fn first_expired(&self, now_s: u64, of: Option<StoreAccount>) -> Option<AnyToken> {
         match of {
-            Some(account) => self.ended(now_s).find(|(_, of)| *of == account).map(|(token, _)| token),
+            Some(account) => {
+                let mut ended = self.ended(now_s).filter(|of| self.has_ended(of, now_s));
+                ended.find(|(_, of)| *of == account).map(|(token, _)| token)
+            }
             None => self.over(now_s).next().map(|(token, _)| token),
         }
     }
 
     /// Entries of which a lease has ended, at most `len`, in the order of the ends.
     pub(super) fn expired(&self, now_s: u64, len: usize) -> Vec<AnyToken> {
-        self.ended(now_s).take(len).map(|(token, _)| token).collect()
+        self.ended(now_s).filter(|of| self.has_ended(of, now_s)).take(len).map(|(token, _)| token).collect()
+    }
+
+    /// Whether an entry has the ended lease that a row tells of: the entry's own row may have been rotten.
+    fn has_ended(&self, (token, account): &(AnyToken, StoreAccount), now_s: u64) -> bool {
+        let lease = self.get(token).and_then(|entry| self.lease_of(token, &entry, *account));
+        lease.is_some_and(|lease| lease.is_expired(now_s))
     }
 
     /// The leases that have ended, with their accounts: for each epoch in the order of their ends.

@@ -4,7 +4,7 @@
 use super::accounts::{Accounts, Need, StoreAccount};
 use super::blocks::Blocks;
 use super::config::StoreConfig;
-use super::database::{Commit, Rows, StoreTable};
+use super::database::{Commit, Rows, SUMS_ROW, StoreTable, TAKEN_OVER_ROW};
 use super::entry::{self, EntryBody, IndexEntry, PayloadPlace, SetBody, Sums};
 use super::error::StoreError;
 use super::lease::Lease;
@@ -13,11 +13,6 @@ use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
 use crate::token::{AnyToken, SetToken, Token};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-
-/// The row of the sums.
-const SUMS: &[u8] = b"sums";
-/// The row that stands once the earlier layout was taken over.
-const TAKEN_OVER: &[u8] = b"taken over";
 
 /// See the module.
 #[derive(Debug)]
@@ -64,11 +59,11 @@ impl Index {
     }
 
     fn read_sums(&mut self) {
-        let sums = self.rows.get(StoreTable::Notes, SUMS).and_then(|row| Sums::parse(&row));
+        let sums = self.rows.get(StoreTable::Notes, SUMS_ROW).and_then(|row| Sums::parse(&row));
         self.set_sums(sums.unwrap_or_default());
     }
 
-    fn set_sums(&mut self, sums: Sums) {
+    pub(super) fn set_sums(&mut self, sums: Sums) {
         self.sums = sums;
         self.accounts.kept = Need { bytes: sums.bytes, entries: sums.leases, writes: 0 };
     }
@@ -76,7 +71,7 @@ impl Index {
     /// Begins a commit of all changes so far, and gives the files that may be removed after it; `None` if there is nothing to commit.
     pub(super) fn begin_commit(&mut self) -> Result<Option<(Commit, Vec<String>)>, StoreError> {
         if self.rows.is_changed() {
-            self.rows.set(StoreTable::Notes, SUMS.to_vec(), self.sums.emit());
+            self.rows.set(StoreTable::Notes, SUMS_ROW.to_vec(), self.sums.emit());
         }
         match self.rows.begin_commit() {
             Ok(commit) => Ok(commit.map(|commit| (commit, std::mem::take(&mut self.gone)))),
@@ -90,11 +85,11 @@ impl Index {
 
     /// Whether the files of a version without a database were taken over.
     pub(super) fn is_taken_over(&self) -> bool {
-        self.rows.get(StoreTable::Notes, TAKEN_OVER).is_some()
+        self.rows.get(StoreTable::Notes, TAKEN_OVER_ROW).is_some()
     }
 
     pub(super) fn note_taken_over(&mut self) {
-        self.rows.set(StoreTable::Notes, TAKEN_OVER.to_vec(), Vec::new());
+        self.rows.set(StoreTable::Notes, TAKEN_OVER_ROW.to_vec(), Vec::new());
     }
 
     /// Notes files, by their paths in the store's directory, that are to be removed after the next commit, if no entry claims them then.
@@ -327,16 +322,28 @@ impl Index {
         *self.shifts.entry(epoch).or_default() += by_s;
     }
 
-    /// Writes the rows of an entry.
-    pub(super) fn put_in(&mut self, token: AnyToken, mut leases: Vec<Lease>, bytes: u64, body: EntryBody) {
-        leases.sort_by_key(|lease| std::cmp::Reverse(lease.expires_s.unwrap_or(u64::MAX)));
+    /// Writes the rows of an entry that is used now.
+    pub(super) fn put_in(&mut self, token: AnyToken, leases: Vec<Lease>, bytes: u64, body: EntryBody) {
         let used = self.next_generation();
+        self.put_used(token, leases, (bytes, used), body);
+    }
+
+    /// Writes the rows of an entry that was used at this number.
+    pub(super) fn put_used(
+        &mut self,
+        token: AnyToken,
+        mut leases: Vec<Lease>,
+        (bytes, used): (u64, u64),
+        body: EntryBody,
+    ) {
+        leases.sort_by_key(|lease| std::cmp::Reverse(lease.expires_s.unwrap_or(u64::MAX)));
         let mut cached = false;
         for (number, lease) in leases.iter().enumerate() {
             let (account, row) = (StoreAccount::of(lease), self.as_row(*lease));
             self.count(&account, |kept| kept.plus(Need { bytes, entries: 1, writes: 0 }));
             self.sums.leases += 1;
             cached = lease.cached;
+            self.rows.set(StoreTable::Owners, entry::owner_key(&account, &token), Vec::new());
             if let Some(expires_s) = row.expires_s {
                 self.sums.ends += 1;
                 self.rows.set(
@@ -379,6 +386,7 @@ impl Index {
             let (account, row) = (StoreAccount::of(lease), self.as_row(*lease));
             self.count(&account, |kept| kept.minus(Need { bytes, entries: 1, writes: 0 }));
             self.sums.leases = self.sums.leases.saturating_sub(1);
+            self.rows.delete(StoreTable::Owners, entry::owner_key(&account, token));
             if let Some(expires_s) = row.expires_s {
                 self.sums.ends = self.sums.ends.saturating_sub(1);
                 self.rows.delete(StoreTable::Ends, entry::end_key(row.clock, expires_s, token, &account));

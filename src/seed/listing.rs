@@ -76,7 +76,12 @@ impl ShownLeases {
 
 impl Index {
     /// The lease that an account has of an entry.
-    fn lease_of(&self, token: &AnyToken, entry: &IndexEntry, account: StoreAccount) -> Option<Lease> {
+    pub(super) fn lease_of(
+        &self,
+        token: &AnyToken,
+        entry: &IndexEntry,
+        account: StoreAccount,
+    ) -> Option<Lease> {
         if StoreAccount::of(&entry.lease) == account {
             return Some(entry.lease);
         }
@@ -156,6 +161,29 @@ impl Index {
         found
     }
 
+    /// The same, of those of which an account has a lease.
+    fn owned_after(
+        &self,
+        account: StoreAccount,
+        after: Option<&AnyToken>,
+        len: usize,
+    ) -> Vec<(AnyToken, IndexEntry)> {
+        let mut found = Vec::new();
+        let mut from = match after {
+            Some(token) => [&entry::owner_key(&account, token)[..], &[0]].concat(),
+            None => entry::account_key(&account),
+        };
+        while found.len() < len
+            && let Some((key, _)) = self.rows.next(StoreTable::Owners, &from)
+            && let Some(token) = entry::parse_owned(&account, &key)
+        {
+            found.extend(self.get(&token).map(|entry| (token, entry)));
+            from = key;
+            from.push(0);
+        }
+        found
+    }
+
     /// Ends the lease of one account. The caller removes an entry that has no other.
     fn end_lease_of(&mut self, token: &AnyToken, account: StoreAccount) -> GivenUp {
         let mut left = self.leases(token);
@@ -218,7 +246,8 @@ impl Inner {
 }
 
 impl Store {
-    /// A page of the holdings, in the order of their tokens. `own` is the asker. A page looks at no more than [`LIST_LOOKS_LEN_MAX`] entries, and
+    /// A page of the holdings, in the order of their tokens. `own` is the asker. A page looks at no more than [`LIST_LOOKS_LEN_MAX`] entries, of
+    /// which the asker or the holder that is asked for has a lease, and
     /// holds the store's lock for [`LIST_BATCH_LEN`] of them at a time. An entry that is held all the while is in exactly one page.
     pub fn list_page(&self, list: &List, own: LeaseHolder, now_s: u64) -> Listed {
         let shown = ShownLeases::of(list.scope, own, list.holder, LIST_LEASES_LEN_MAX);
@@ -236,7 +265,10 @@ impl Store {
         let (mut bytes, mut looks, mut after) = (0, 0, list.after);
         loop {
             let index = self.inner.index();
-            let batch = index.entries_after(after.as_ref(), LIST_BATCH_LEN);
+            let batch = match shown.only.or(shown.with) {
+                Some(account) => index.owned_after(account, after.as_ref(), LIST_BATCH_LEN),
+                None => index.entries_after(after.as_ref(), LIST_BATCH_LEN),
+            };
             if batch.is_empty() {
                 return page;
             }

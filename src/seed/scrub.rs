@@ -29,7 +29,7 @@ pub struct ScrubTally {
     pub checked: u64,
     /// Bytes read of them.
     pub bytes: u64,
-    /// Those that were damaged.
+    /// Those that were damaged, and rows of the database that were.
     pub damaged: u64,
     /// Those that could not be read.
     pub unreadable: u64,
@@ -404,6 +404,8 @@ impl Store {
     pub fn verify(&self, mut told: impl FnMut(VerifyProgress) -> bool) -> VerifyProgress {
         let entries = self.census().entries;
         let mut progress = VerifyProgress { entries, ..VerifyProgress::default() };
+        self.inner.check_rows(|| told(progress));
+        progress.tally.damaged += self.inner.index().rows.rotten_found();
         let mut cursor = None;
         loop {
             let page = self.inner.index().holdings_after(cursor.as_ref(), STORE_BATCH_LEN);

@@ -41,7 +41,7 @@ use super::openers::Openers;
 use super::refusals::{Refusals, StoreBound};
 use super::scrub::Scrub;
 use super::writing::{PayloadWriter, SetWriter};
-use super::{recovery, saved_time};
+use super::{rebuild, recovery, saved_time};
 use crate::limits::STORE_BATCH_LEN;
 use crate::shard::{Descriptor, Lanes};
 use crate::tls::NodeId;
@@ -140,6 +140,7 @@ impl Store {
             _lock: lock,
         };
         let inner = Arc::new(inner);
+        rebuild::run(&inner)?;
         if !inner.index().is_taken_over() {
             Migration::run(&inner, &in_flight)?;
         }

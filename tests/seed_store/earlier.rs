@@ -1,5 +1,6 @@
-//! Stores as versions before the database left them.
+//! Stores as earlier versions left them: before the database, and with earlier layouts of it.
 
+use redb::{ReadableTable, TableDefinition};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -57,6 +58,31 @@ pub(crate) fn forget(dir: &Path) {
     for name in ["store.redb", "store.lock"] {
         let _ = fs::remove_file(dir.join(name));
     }
+}
+
+/// Gives the database of a store that is closed, or was killed, the rows that an earlier layout had.
+pub(crate) fn to_layout(dir: &Path, layout: u32) {
+    let database = redb::Database::open(dir.join("store.redb")).unwrap();
+    let writing = database.begin_write().unwrap();
+    for name in ["holdings", "ends", "ages", "sets", "accounts", "gone", "notes"] {
+        let mut table = writing.open_table(TableDefinition::<&[u8], &[u8]>::new(name)).unwrap();
+        let rows = table
+            .iter()
+            .unwrap()
+            .map(|row| row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())));
+        for (key, value) in rows.collect::<Result<Vec<_>, _>>().unwrap() {
+            let value = if key == b"layout" { &layout.to_be_bytes()[..] } else { &value[..value.len() - 4] };
+            table.insert(&key[..], value).unwrap();
+        }
+        if name == "notes" && layout < 3 {
+            table.remove(&b"journal"[..]).unwrap();
+        }
+    }
+    assert!(writing.delete_table(TableDefinition::<&[u8], &[u8]>::new("owners")).unwrap());
+    if layout < 2 {
+        assert!(writing.delete_table(TableDefinition::<&[u8], &[u8]>::new("bytes")).unwrap());
+    }
+    writing.commit().unwrap();
 }
 
 fn write(dir: &Path, directory: &str, hex: &str, kind: &str, bytes: &[u8]) {

@@ -16,7 +16,7 @@ const BOB: NodeId = NodeId([2; 32]);
 const NOTES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("notes");
 
 /// What a process leaves that is killed now. No commit may be on its way.
-fn killed(dir: &Path) -> TempDir {
+pub(crate) fn killed(dir: &Path) -> TempDir {
     let left = tempfile::tempdir().unwrap();
     copy(dir, left.path());
     left
@@ -204,16 +204,7 @@ fn a_journal_of_another_database_of_a_later_version_or_without_its_head_is_refus
 fn a_database_of_the_layout_before_the_journal_is_taken_over() {
     let dir = tempfile::tempdir().unwrap();
     put(&open(&dir), &short(1)).unwrap();
-    let path = dir.path().join("store.redb");
-    let database = redb::Database::open(&path).unwrap();
-    let writing = database.begin_write().unwrap();
-    {
-        let mut notes = writing.open_table(NOTES).unwrap();
-        notes.insert(&b"layout"[..], &2u32.to_be_bytes()[..]).unwrap();
-        notes.remove(&b"journal"[..]).unwrap();
-    }
-    writing.commit().unwrap();
-    drop(database);
+    super::earlier::to_layout(dir.path(), 2);
     let store = open(&dir);
     put(&store, &short(2)).unwrap();
     put(&store, &short(3)).unwrap();
@@ -222,9 +213,9 @@ fn a_database_of_the_layout_before_the_journal_is_taken_over() {
     for dir in [&dir, &left] {
         assert!((1..4).all(|number| holds(&open(dir), number)));
     }
-    let database = redb::Database::open(&path).unwrap();
+    let database = redb::Database::open(dir.path().join("store.redb")).unwrap();
     let notes = database.begin_read().unwrap().open_table(NOTES).unwrap();
-    assert_eq!(notes.get(&b"layout"[..]).unwrap().unwrap().value(), 3u32.to_be_bytes());
+    assert_eq!(notes.get(&b"layout"[..]).unwrap().unwrap().value(), 4u32.to_be_bytes());
 }
 
 #[test]

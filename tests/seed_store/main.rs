@@ -11,6 +11,7 @@ mod leases;
 mod listing;
 mod removals;
 mod room;
+mod rows;
 mod sets;
 mod short;
 

@@ -1,7 +1,6 @@
 //! Payloads of at most one group: rows of the database.
 
 use super::{GROUP, files, open, payload, put, put_as, stored};
-use redb::TableDefinition;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -217,17 +216,10 @@ fn no_page_of_the_database_that_rots_ends_the_program_or_gives_other_bytes() {
 
 #[test]
 fn a_database_of_the_layout_before_rows_of_payloads_is_taken_over() {
-    const NOTES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("notes");
-    const BYTES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("bytes");
     let dir = tempfile::tempdir().unwrap();
     let [long, short] = [payload(100_000), short(100, 1)];
     put(&open(&dir), &long).unwrap();
-    let database = redb::Database::open(dir.path().join("store.redb")).unwrap();
-    let writing = database.begin_write().unwrap();
-    assert!(writing.delete_table(BYTES).unwrap());
-    writing.open_table(NOTES).unwrap().insert(&b"layout"[..], &1u32.to_be_bytes()[..]).unwrap();
-    writing.commit().unwrap();
-    drop(database);
+    super::earlier::to_layout(dir.path(), 1);
     put(&open(&dir), &short).unwrap();
     let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
     for data in [&long, &short] {

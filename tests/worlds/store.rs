@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use stoq::limits::{GROUP_BYTES, STORE_FILE_BYTES};
+use stoq::record::{LeaseHolder, LeaseScope, List};
 use stoq::seed::{
     CheckResult, ClockReading, DamageState, Lease, PayloadWriter, Store, StoreConfig, StoreError, Urgency,
 };
@@ -289,6 +290,7 @@ impl Left {
         assert_eq!(self.store.damage(), DamageState::default(), "a crash is no damage");
         self.examine_promises();
         self.examine_holdings();
+        self.examine_owners();
         self.examine_files();
     }
 
@@ -323,6 +325,22 @@ impl Left {
         for part in descriptor.parts(held.lanes, &Ranges::all()).unwrap() {
             let blob = held.blob(part.blob).expect("its lanes have files");
             assert!(serves(blob, &part.selection), "lanes {} are held and not whole", held.lanes);
+        }
+    }
+
+    /// The lists by owner have what the leases say.
+    fn examine_owners(&self) {
+        let nodes = NODES.map(LeaseHolder::Node);
+        let own = nodes[0];
+        for holder in [LeaseHolder::Anonymous, nodes[0], nodes[1], LeaseHolder::Cache] {
+            let list = List { scope: LeaseScope::All, holder: Some(holder), ..List::default() };
+            let listed = self.store.list_page(&list, own, 0).entries.into_iter().map(|entry| entry.token);
+            let all = self.store.holdings().1.into_iter().map(|holding| holding.token);
+            let has_lease = |token: &AnyToken| {
+                let entry = self.store.stat(*token, LeaseScope::All, own, 0);
+                entry.is_some_and(|entry| entry.shown.iter().any(|lease| lease.holder == holder))
+            };
+            assert_eq!(listed.collect::<Vec<_>>(), all.filter(has_lease).collect::<Vec<_>>(), "{holder:?}");
         }
     }
 

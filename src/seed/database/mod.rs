@@ -3,12 +3,14 @@
 mod backend;
 mod batch;
 mod bytes;
+mod checked;
 mod commit;
 mod committing;
 mod guard;
 mod journal;
 mod latest;
 mod opened;
+mod rebuild;
 mod rows;
 mod rows_journal;
 mod snapshot;
@@ -16,9 +18,12 @@ mod table;
 mod take_over;
 
 pub(super) use bytes::RowBytes;
+pub(super) use checked::RottenRow;
 pub(super) use commit::Commit;
 pub(super) use committing::CommitEnd;
 pub use guard::catches_panics;
 pub(super) use opened::DATABASE;
+pub(super) use rebuild::{RebuildNote, SUMS_ROW, TAKEN_OVER_ROW};
 pub(super) use rows::Rows;
+pub(super) use snapshot::Row;
 pub(super) use table::StoreTable;

@@ -1,15 +1,16 @@
 //! The file `store.redb`, open, and what one commit left in it.
 
 use super::backend::DatabaseFile;
+use super::checked::{RottenRows, with_check};
 use super::guard::{GuardedDatabase, guarded};
 use super::journal::JournalNote;
 use super::latest::LatestRows;
 use super::snapshot::{Snapshot, definition};
-use super::table::{Changes, StoreTable};
+use super::table::{Changes, LAYOUT_ROW, StoreTable};
 use crate::limits::DATABASE_CACHE_BYTES;
 use crate::seed::disk::{StoreDisk, parent, write_error};
 use crate::seed::error::StoreError;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableDatabase;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +19,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// The name of the file.
 pub(in crate::seed) const DATABASE: &str = "store.redb";
 /// The version of the tables and of what their rows hold.
-const LAYOUT: u32 = 3;
-/// Earlier versions: short payloads were files as well, and later there was no journal.
-const EARLIER_LAYOUTS: [u32; 2] = [1, 2];
-/// The row of the layout's version.
-const LAYOUT_ROW: &[u8] = b"layout";
+pub(super) const LAYOUT: u32 = 4;
+/// Earlier versions: short payloads were files as well, then there was no journal, and last rows had no checks and owners no table.
+const EARLIER_LAYOUTS: [u32; 3] = [1, 2, 3];
+/// The first one with a journal.
+const JOURNAL_LAYOUT: u32 = 3;
 /// The row of what the database knows of its journal.
-const JOURNAL_ROW: &[u8] = b"journal";
+pub(super) const JOURNAL_ROW: &[u8] = b"journal";
 
 /// How the database's file is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,10 @@ pub(super) enum DatabaseAccess {
 pub(super) struct Database {
     path: PathBuf,
     disk: StoreDisk,
-    opened: Arc<GuardedDatabase>,
+    pub(super) opened: Arc<GuardedDatabase>,
+    /// The layout of an earlier version: its rows are to be taken over before any is read.
+    pub(super) earlier: Option<u32>,
+    pub(super) rotten: Arc<RottenRows>,
     /// Cleared before the file is opened anew: what is left of the earlier one then changes nothing more.
     alive: Arc<AtomicBool>,
     access: DatabaseAccess,
@@ -56,7 +60,7 @@ impl Database {
             // It has had rows: they were lost.
             return Err(StoreError::Database { path, reason: "it is empty".into() });
         }
-        let latest = Arc::default();
+        let latest = (Arc::default(), Arc::default());
         if exists || access == DatabaseAccess::Read {
             return Self::open_file(&path, (&path, &latest), disk, access);
         }
@@ -73,7 +77,7 @@ impl Database {
     /// Opens `file`, whose errors name `path`, and whose rows become the latest.
     fn open_file(
         file: &Path,
-        (path, latest): (&Path, &Arc<LatestRows>),
+        (path, (latest, rotten)): (&Path, &(Arc<LatestRows>, Arc<RottenRows>)),
         disk: &StoreDisk,
         access: DatabaseAccess,
     ) -> Result<Self, StoreError> {
@@ -88,10 +92,12 @@ impl Database {
         builder.set_cache_size(DATABASE_CACHE_BYTES);
         let opened =
             guarded(|| Ok(GuardedDatabase::new(builder.create_with_backend(backend)?))).map_err(damaged)?;
-        prepare(&opened, path)?;
-        latest.set(Snapshot::of(&opened).map_err(damaged)?);
-        let (path, disk, latest) = (path.to_owned(), disk.clone(), latest.clone());
-        Ok(Self { path, disk, opened: Arc::new(opened), alive, access, latest })
+        let earlier = prepare(&opened, path)?;
+        if earlier.is_none() {
+            latest.set(Snapshot::of(&opened, rotten).map_err(damaged)?);
+        }
+        let (path, disk, latest, rotten) = (path.to_owned(), disk.clone(), latest.clone(), rotten.clone());
+        Ok(Self { path, disk, opened: Arc::new(opened), earlier, rotten, alive, access, latest })
     }
 
     /// The rows of the last commit.
@@ -108,18 +114,30 @@ impl Database {
     pub(super) fn journal_note(&self) -> Result<JournalNote, StoreError> {
         let row = match self.latest.snapshot() {
             Some(snapshot) => snapshot.get(StoreTable::Notes, JOURNAL_ROW),
-            None => Ok(None),
+            None => self.plain_note(JOURNAL_ROW),
         };
         let row = row.map_err(|error| damaged(&self.path, error))?;
+        if row.is_none() && self.earlier.is_some_and(|layout| layout < JOURNAL_LAYOUT) {
+            return Ok(JournalNote::new());
+        }
         row.and_then(|row| JournalNote::parse(&row)).ok_or_else(|| StoreError::Database {
             path: self.path.clone(),
             reason: "the row of its journal is missing or damaged".into(),
         })
     }
 
+    /// A row of an earlier layout.
+    fn plain_note(&self, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
+        guarded(|| {
+            let notes = self.opened.get()?.begin_read()?.open_table(definition(StoreTable::Notes))?;
+            Ok(notes.get(key)?.map(|row| row.value().to_vec()))
+        })
+    }
+
     /// Shows what was committed: changes, and all that was taken from a journal.
     pub(super) fn refresh(&mut self) -> Result<(), StoreError> {
-        self.latest.taken(Snapshot::of(&self.opened).map_err(|error| damaged(&self.path, error))?);
+        self.latest
+            .taken(Snapshot::of(&self.opened, &self.rotten).map_err(|error| damaged(&self.path, error))?);
         Ok(())
     }
 
@@ -129,7 +147,8 @@ impl Database {
     /// Why it cannot be written.
     pub(super) fn reopen(&mut self) -> Result<(), StoreError> {
         self.alive.store(false, Relaxed);
-        let open = |access| Self::open_file(&self.path, (&self.path, &self.latest), &self.disk, access);
+        let latest = (self.latest.clone(), self.rotten.clone());
+        let open = |access| Self::open_file(&self.path, (&self.path, &latest), &self.disk, access);
         match open(DatabaseAccess::Write) {
             Ok(opened) => *self = opened,
             Err(error) => {
@@ -160,8 +179,8 @@ fn damaged(path: &Path, error: redb::Error) -> StoreError {
     }
 }
 
-/// Makes the tables of a new database, and refuses one of a later version.
-fn prepare(database: &GuardedDatabase, path: &Path) -> Result<(), StoreError> {
+/// Makes the tables of a new database, and refuses one of a later version. Returns the layout of an earlier one, which is left as it is.
+fn prepare(database: &GuardedDatabase, path: &Path) -> Result<Option<u32>, StoreError> {
     let damaged = |error: redb::Error| damaged(path, error);
     let layout = || -> Result<Option<u32>, redb::Error> {
         let reading = database.get()?.begin_read()?;
@@ -175,20 +194,19 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<(), StoreError> {
             Err(error) => Err(error.into()),
         }
     };
-    let earlier = guarded(layout).map_err(damaged)?;
-    match earlier {
-        Some(LAYOUT) => return Ok(()),
-        Some(earlier) if EARLIER_LAYOUTS.contains(&earlier) => {}
+    match guarded(layout).map_err(damaged)? {
+        Some(LAYOUT) => return Ok(None),
+        Some(earlier) if EARLIER_LAYOUTS.contains(&earlier) => return Ok(Some(earlier)),
         Some(layout) => {
             return Err(StoreError::Layout { path: path.to_owned(), layout, known: LAYOUT });
         }
         None => {}
     }
-    let make = || -> Result<(), redb::Error> {
+    let make = || -> Result<Option<u32>, redb::Error> {
         let mut writing = database.get()?.begin_write()?;
         writing.set_quick_repair(true);
         // Another program's database has tables, but none of these.
-        if earlier.is_none() && writing.list_tables()?.next().is_some() {
+        if writing.list_tables()?.next().is_some() {
             return Err(redb::Error::Corrupted("it is the database of another program".into()));
         }
         for table in StoreTable::ALL {
@@ -197,11 +215,11 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<(), StoreError> {
         {
             let mut notes = writing.open_table(definition(StoreTable::Notes))?;
             notes.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
-            if notes.get(JOURNAL_ROW)?.is_none() {
-                notes.insert(JOURNAL_ROW, &JournalNote::new().emit()[..])?;
-            }
+            let journal = with_check(StoreTable::Notes, JOURNAL_ROW, &JournalNote::new().emit());
+            notes.insert(JOURNAL_ROW, journal.as_slice())?;
         }
-        Ok(writing.commit()?)
+        writing.commit()?;
+        Ok(None)
     };
     guarded(make).map_err(damaged)
 }
@@ -223,6 +241,18 @@ fn write_all(
     let mut writing = database.get()?.begin_write()?;
     // After a crash it opens at once, however large it is.
     writing.set_quick_repair(true);
+    write_changes(&writing, changes, with_check)?;
+    let note = with_check(StoreTable::Notes, JOURNAL_ROW, &note.emit());
+    writing.open_table(definition(StoreTable::Notes))?.insert(JOURNAL_ROW, note.as_slice())?;
+    Ok(writing.commit()?)
+}
+
+/// Writes changes, the older ones first; `stored` gives values as the file has them.
+pub(super) fn write_changes(
+    writing: &redb::WriteTransaction,
+    changes: &[&Changes],
+    stored: impl Fn(StoreTable, &[u8], &[u8]) -> Vec<u8>,
+) -> Result<(), redb::Error> {
     for table in StoreTable::ALL {
         if changes.iter().all(|changes| changes.of(table).is_empty()) {
             continue;
@@ -230,11 +260,10 @@ fn write_all(
         let mut open = writing.open_table(definition(table))?;
         for (key, value) in changes.iter().flat_map(|changes| changes.of(table)) {
             match value {
-                Some(value) => drop(open.insert(key.as_slice(), value.as_slice())?),
+                Some(value) => drop(open.insert(key.as_slice(), stored(table, key, value).as_slice())?),
                 None => drop(open.remove(key.as_slice())?),
             }
         }
     }
-    writing.open_table(definition(StoreTable::Notes))?.insert(JOURNAL_ROW, &note.emit()[..])?;
-    Ok(writing.commit()?)
+    Ok(())
 }

@@ -7,6 +7,7 @@
 //! [`STORE_JOURNAL_BYTES_MAX`](crate::limits::STORE_JOURNAL_BYTES_MAX), the database takes them over. The first commit of a process, one after an
 //! error of the journal and the last one go into the database themselves, with all that the journal has.
 
+use super::checked::RottenRow;
 use super::journal::{JournalNote, replay};
 use super::latest::LatestRows;
 use super::opened::{Database, DatabaseAccess};
@@ -73,10 +74,14 @@ impl Rows {
     /// The rows of the store in `dir`.
     pub(in crate::seed) fn open(dir: &Path, disk: &StoreDisk, writable: bool) -> Result<Self, StoreError> {
         let access = if writable { DatabaseAccess::Write } else { DatabaseAccess::Read };
-        let database = Database::open(dir, disk, access)?;
+        let mut database = Database::open(dir, disk, access)?;
         let note = database.journal_note()?;
         let replay = replay(dir, &note, writable.then_some(disk))?;
-        database.latest().add(replay.changes);
+        if Self::wants_rebuild(&database, &replay.changes)? {
+            database.begin_rebuild(&replay.changes, &JournalNote { taken: replay.sequence, ..note })?;
+        } else {
+            database.latest().add(replay.changes);
+        }
         let journal =
             RowsJournal::new(dir, disk, JournalNote { taken: replay.sequence, ..note }, replay.missing);
         Ok(Self {
@@ -114,6 +119,35 @@ impl Rows {
             self.fault().get_or_insert(error);
             None
         })
+    }
+
+    /// Whether rotten rows were found that nothing was told of.
+    pub(in crate::seed) fn has_rotten(&self) -> bool {
+        self.database().rotten.is_waiting()
+    }
+
+    /// Notes a row that cannot be what was written.
+    pub(in crate::seed) fn note_rotten(&self, table: StoreTable, key: &[u8], value: &[u8]) {
+        self.database().rotten.note(table, key, value);
+    }
+
+    /// The number of rotten rows that were found since the store was opened.
+    pub(in crate::seed) fn rotten_found(&self) -> u64 {
+        self.database().rotten.found()
+    }
+
+    /// The rotten rows that were found since the last call. They count as rows that are not there.
+    pub(in crate::seed) fn take_rotten(&self) -> Vec<RottenRow> {
+        self.database().rotten.take()
+    }
+
+    /// Removes a rotten row, unless it was written anew.
+    pub(in crate::seed) fn delete_rotten(&mut self, row: &RottenRow) {
+        let RottenRow { table, key, .. } = row;
+        if self.uncommitted(*table, key).is_none() && self.latest().journaled(*table, key).is_none() {
+            self.delete(*table, key.clone());
+        }
+        self.database().rotten.forget(row);
     }
 
     pub(super) fn fault(&self) -> MutexGuard<'_, Option<StoreError>> {

@@ -1,13 +1,18 @@
 //! The rows of the database at one commit.
 
+use super::checked::{RottenRows, without_check};
 use super::guard::{GuardedDatabase, guarded};
 use super::table::StoreTable;
 use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
 use std::fmt::{self, Debug, Formatter};
 use std::io;
+use std::sync::Arc;
 
-/// All rows at one commit. It may be read without any lock.
-pub(super) struct Snapshot([ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTable::ALL.len()]);
+/// All rows at one commit. It may be read without any lock. A row whose check is wrong is noted, and is none.
+pub(super) struct Snapshot {
+    tables: [ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTable::ALL.len()],
+    rotten: Arc<RottenRows>,
+}
 
 impl Debug for Snapshot {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -21,7 +26,7 @@ pub(super) fn definition(table: StoreTable) -> TableDefinition<'static, &'static
 
 impl Snapshot {
     /// The rows of the last commit.
-    pub(super) fn of(database: &GuardedDatabase) -> Result<Self, redb::Error> {
+    pub(super) fn of(database: &GuardedDatabase, rotten: &Arc<RottenRows>) -> Result<Self, redb::Error> {
         guarded(|| {
             let reading = database.get()?.begin_read()?;
             let mut tables = Vec::with_capacity(StoreTable::ALL.len());
@@ -29,15 +34,28 @@ impl Snapshot {
                 tables.push(reading.open_table(definition(table))?);
             }
             let tables = tables.try_into();
-            Ok(Self(tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?))
+            let tables = tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?;
+            Ok(Self { tables, rotten: rotten.clone() })
         })
     }
 
-    pub(super) fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
-        guarded(|| Ok(self.0[table as usize].get(key)?.map(|value| value.value().to_vec())))
+    /// The value of a row of the file, without its check.
+    fn checked(&self, table: StoreTable, key: &[u8], row: &[u8]) -> Option<Vec<u8>> {
+        let value = without_check(table, key, row);
+        if value.is_none() {
+            self.rotten.note(table, key, row);
+        }
+        value.map(<[u8]>::to_vec)
     }
 
-    /// Fills `out` with the bytes of a row from `offset` on, if there is such a row and it is long enough.
+    pub(super) fn get(&self, table: StoreTable, key: &[u8]) -> Result<Option<Vec<u8>>, redb::Error> {
+        guarded(|| {
+            let row = self.tables[table as usize].get(key)?;
+            Ok(row.and_then(|row| self.checked(table, key, row.value())))
+        })
+    }
+
+    /// Fills `out` with the bytes of a row without a check from `offset` on, if there is such a row and it is long enough.
     pub(super) fn read(
         &self,
         table: StoreTable,
@@ -46,28 +64,41 @@ impl Snapshot {
         out: &mut [u8],
     ) -> Result<Result<(), io::ErrorKind>, redb::Error> {
         guarded(|| {
-            let Some(row) = self.0[table as usize].get(key)? else { return Ok(Err(io::ErrorKind::NotFound)) };
+            let Some(row) = self.tables[table as usize].get(key)? else {
+                return Ok(Err(io::ErrorKind::NotFound));
+            };
             Ok(copy_part(row.value(), offset, out))
         })
     }
 
-    /// The first row at `from` or after it.
+    /// The first row at `from` or after it. A key whose bit turned over breaks the order of its page: rows that the search should not have found are
+    /// passed over, so that each step goes further.
     pub(super) fn next(&self, table: StoreTable, from: &[u8]) -> Result<Option<Row>, redb::Error> {
         guarded(|| {
-            let mut rows = self.0[table as usize].range(from..)?;
-            let Some(row) = rows.next() else { return Ok(None) };
-            let (key, value) = row?;
-            Ok(Some((key.value().to_vec(), value.value().to_vec())))
+            for row in self.tables[table as usize].range(from..)? {
+                let (key, value) = row?;
+                if let Some(value) = self.checked(table, key.value(), value.value())
+                    && key.value() >= from
+                {
+                    return Ok(Some((key.value().to_vec(), value)));
+                }
+            }
+            Ok(None)
         })
     }
 
-    /// The last row before `end`.
+    /// The last row before `end`, with the same care.
     pub(super) fn previous(&self, table: StoreTable, end: &[u8]) -> Result<Option<Row>, redb::Error> {
         guarded(|| {
-            let mut rows = self.0[table as usize].range(..end)?;
-            let Some(row) = rows.next_back() else { return Ok(None) };
-            let (key, value) = row?;
-            Ok(Some((key.value().to_vec(), value.value().to_vec())))
+            for row in self.tables[table as usize].range(..end)?.rev() {
+                let (key, value) = row?;
+                if let Some(value) = self.checked(table, key.value(), value.value())
+                    && key.value() < end
+                {
+                    return Ok(Some((key.value().to_vec(), value)));
+                }
+            }
+            Ok(None)
         })
     }
 }
@@ -81,4 +112,4 @@ pub(super) fn copy_part(row: &[u8], offset: u64, out: &mut [u8]) -> Result<(), i
 }
 
 /// A key and its value.
-pub(super) type Row = (Vec<u8>, Vec<u8>);
+pub(in crate::seed) type Row = (Vec<u8>, Vec<u8>);

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// The row of the layout's version.
+pub(super) const LAYOUT_ROW: &[u8] = b"layout";
+
 /// A table of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::seed) enum StoreTable {
@@ -21,10 +24,12 @@ pub(in crate::seed) enum StoreTable {
     Bytes,
     /// What a store knows of itself.
     Notes,
+    /// Account and token: that it has a lease of it. The last of all: a journal names tables by their numbers.
+    Owners,
 }
 
 impl StoreTable {
-    pub(in crate::seed) const ALL: [Self; 8] = [
+    pub(in crate::seed) const ALL: [Self; 9] = [
         Self::Holdings,
         Self::Ends,
         Self::Ages,
@@ -33,9 +38,10 @@ impl StoreTable {
         Self::Gone,
         Self::Bytes,
         Self::Notes,
+        Self::Owners,
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(in crate::seed) const fn name(self) -> &'static str {
         match self {
             Self::Holdings => "holdings",
             Self::Ends => "ends",
@@ -45,6 +51,7 @@ impl StoreTable {
             Self::Gone => "gone",
             Self::Bytes => "bytes",
             Self::Notes => "notes",
+            Self::Owners => "owners",
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What the index counts, and in which order it gives.
 
 use super::*;
+use crate::limits::LIST_LOOKS_LEN_MAX;
+use crate::record::{LeaseHolder, LeaseScope, List};
 use crate::seed::disk::{MachineDisk, StoreDisk};
 use crate::seed::holdings::Census;
+use crate::seed::store::Store;
 use std::sync::Arc;
 
 const PAYLOAD: EntryBody = EntryBody::Payload { length: 7, place: PayloadPlace::Files };
@@ -88,4 +91,30 @@ fn cached_entries_go_by_their_use_and_pages_come_in_its_order() {
     let mut held = [tokens[0], tokens[3]];
     held.sort_unstable();
     assert_eq!(paged, held);
+}
+
+#[test]
+fn a_list_by_owner_looks_at_no_entry_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
+    let [alice, bob] = [1, 2].map(|node| NodeId([node; 32]));
+    let token = |number: usize| AnyToken::from(Token::of(&number.to_be_bytes()));
+    {
+        let mut index = store.inner.index();
+        for number in 0..LIST_LOOKS_LEN_MAX + 100 {
+            let owner = if number % 4000 == 3999 { bob } else { alice };
+            index.insert(token(number), Lease::until(None, Some(owner)), 7, PAYLOAD);
+        }
+        index.insert(token(1), Lease::until(Some(5), Some(bob)), 7, PAYLOAD);
+    }
+    let holder = Some(LeaseHolder::Node(bob));
+    let list = List { scope: LeaseScope::All, holder, ..List::default() };
+    for own in [false, true] {
+        let list = if own { List { holder: None, scope: LeaseScope::Own, ..list } } else { list };
+        let page = store.list_page(&list, LeaseHolder::Node(bob), 0);
+        let mut expected: Vec<_> = [1, 3999, 7999, 11_999, 15_999].map(token).into();
+        expected.sort();
+        assert_eq!(page.entries.iter().map(|entry| entry.token).collect::<Vec<_>>(), expected);
+        assert_eq!(page.next, None, "one page has looked at all of them");
+    }
 }
