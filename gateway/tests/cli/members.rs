@@ -130,7 +130,7 @@ fn a_change_of_the_table_leaves_tls_as_it_is_and_one_of_another_file_does_not() 
         let client = builder.trust_node(gateway_id).early_data(true).start().unwrap();
         let payload = Prepared::bytes("kept");
         client.connect(address).await.unwrap().put(&payload).await.unwrap();
-        let mut fetched_early = async || {
+        let fetched_early = async || {
             let before = early();
             let options = ConnectOptions { early: true, ..Default::default() };
             let peer = client.connect_with(address, options).await.unwrap();
