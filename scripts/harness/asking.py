@@ -31,3 +31,11 @@ def total(metrics, counter):
     """A counter, of all workers together."""
     values = re.findall(rf"^stoq_{counter}_total{{.*}} (\S+)$", metrics, re.MULTILINE)
     return sum(int(float(value)) for value in values)
+
+
+def drops_of(metrics):
+    """Drops by reason, of all workers together."""
+    found = {}
+    for reason, value in re.findall(r'^stoq_drops_total{.*reason="([^"]*)".*} (\S+)$', metrics, re.MULTILINE):
+        found[reason] = found.get(reason, 0) + int(float(value))
+    return {reason: count for reason, count in found.items() if count}
