@@ -109,10 +109,12 @@ class Lab(Pinging, Routing, EtcdMembers):
             self.ip(host, f"route add default {hops}")
 
     def route(self, router):
-        """Flows are spread by addresses and ports."""
-        keys = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"]
-        keys += ["ipv4/fib_multipath_hash_policy", "ipv6/fib_multipath_hash_policy"]
-        self.set_kernel(router, *((key, 1) for key in keys))
+        """Flows are spread by addresses, protocol and ports. This is policy 3 with these fields: policy 1 spreads packets of this machine by a number that
+        their socket gave them, which changes when a client connects its socket, and so moves most flows once."""
+        keys = [("ipv4/ip_forward", 1), ("ipv6/conf/all/forwarding", 1)]
+        for version in ("ipv4", "ipv6"):
+            keys += [(f"{version}/fib_multipath_hash_policy", 3), (f"{version}/fib_multipath_hash_fields", 0x37)]
+        self.set_kernel(router, *keys)
 
     # ---- routing daemons
 
