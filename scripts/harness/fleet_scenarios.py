@@ -201,6 +201,7 @@ class Scenarios:
         self.none_failed("drain", recorded())
 
     def rolling(self):
+        self.lab.leave()
         resets, before = [0, 0, 0], {n: self.resets_of(n) for n in ALL}
 
         def note(n):
@@ -429,6 +430,7 @@ class Scenarios:
     def clock(self):
         """A gateway starts with a clock a day ahead: past all leases of what it holds."""
         lab = self.lab
+        lab.leave()
         with self.recorder.load():
             self.passes(10)
         held = self.recorder.held_by("g3")
