@@ -117,6 +117,9 @@ impl Gateway {
         let shown =
             AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
+        if let Some(admin) = &admin {
+            FleetPart::tell_readiness(fleet.as_ref(), admin.readiness());
+        }
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();

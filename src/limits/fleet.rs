@@ -35,6 +35,8 @@ pub const FLEET_LINE_BYTES_MAX: usize = 16 << 20;
 pub const FLEET_LEAVE_MS_MAX: u64 = 1_000;
 /// How long a gateway that starts without a table waits for etcd, milliseconds.
 pub const FLEET_FIRST_MS_MAX: u64 = 20_000;
+/// How often a gateway looks whether it is ready, to say so in the directory, milliseconds.
+pub const FLEET_READY_MS: u64 = 1_000;
 /// How far a gateway's clock and etcd's may be apart, seconds.
 pub const FLEET_CLOCK_S_MAX: u64 = 60;
 /// The lease by which a gateway says that it is alive in Kubernetes, seconds, as long as those of Kubernetes' own controllers. Each renewal
