@@ -1,6 +1,5 @@
 """What scripts/anycast-test.sh runs, once it has looked at the machine."""
 
-import re
 import shutil
 import signal
 import statistics
@@ -8,13 +7,13 @@ import subprocess
 import time
 from pathlib import Path
 
-from harness import ECHO, Scene, cable, ensure, inside, main, run, say, wait_until
+from harness import ECHO, cable, ensure, inside, main, run, say, wait_until
+from harness.routing import V4, V6, Routing
 
-V4, V6 = "203.0.113.1", "2001:db8:53::1"
 KILLS = 20
 
 
-class Anycast(Scene):
+class Anycast(Routing):
     """A router, and two gateways that announce the same addresses."""
 
     def __init__(self):
@@ -40,14 +39,6 @@ class Anycast(Scene):
             for version in ("v4", "v6"):
                 wait_until(f"g{n}{version} is established", lambda name=f"g{n}{version}": self.is_established(name))
 
-    def bird(self, name, place, text):
-        config = self / f"bird-{name}.conf"
-        config.write_text(text)
-        run("bird", "-p", "-c", config)
-        command = inside(place, "bird", "-f", "-c", str(config), "-s", str(self / f"{name}.ctl"))
-        self.daemon(f"bird-{name}", command)
-        wait_until(f"BIRD {name} answers", (self / f"{name}.ctl").exists)
-
     def frr(self, name, place, text):
         """Zebra and bgpd of FRR, which give up root's rights: they have a directory of their own."""
         there = self.new_directory()
@@ -63,24 +54,6 @@ class Anycast(Scene):
             command = [f"/usr/lib/frr/{program}", "-f", file, "-i", there / f"{program}.pid", *at]
             self.daemon(f"{name}-{program}", inside(place, *map(str, command)))
             wait_until(f"{program} answers", (there / f"{program}.vty").exists)
-
-    def daemon(self, name, command):
-        with (self / f"{name}.log").open("w") as log:
-            running = subprocess.Popen(command, stdout=log, stderr=log)
-        self.stack.callback(running.wait)
-        self.stack.callback(running.kill)
-
-    def is_established(self, name):
-        said = subprocess.run(
-            ["birdc", "-s", self / "r.ctl", "show", "protocols", name], capture_output=True, text=True, check=False
-        )
-        return "Established" in said.stdout
-
-    def next_hops(self, address=V4):
-        """The gateways to which the router's kernel sends packets for the address."""
-        version = "-6" if ":" in address else "-4"
-        said = run("ip", version, "-n", self.router, "route", "show", address)
-        return sorted({int(n) for n in re.findall(r"via \S+ dev to-g(\d)", said)})
 
     def announced(self, *gateways):
         wait_until(

@@ -1,17 +1,13 @@
 """What scripts/fleet-test.sh runs, once it has looked at the machine."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
 import urllib.request
 
-from harness import Scene, ensure, kernel, main, run, say, wait_until
-
-PREFIX = "/stoq/1/lab"
-QUIET = {"stderr": subprocess.DEVNULL}
-SALT = "000102030405060708090a0b0c0d0e0f"
+from harness import ensure, kernel, main, run, say, wait_until
+from harness.etcd import FIRST_ROTATION, PREFIX, EtcdMembers, EtcdPlace
 
 
 def free_ports(count, kind):
@@ -25,85 +21,29 @@ def free_ports(count, kind):
     return ports
 
 
-class Fleet(Scene):
+class Fleet(EtcdMembers):
     """Three members of etcd and two gateways."""
 
     def __init__(self):
         super().__init__("fleet")
-        self.members = {}
 
     def build(self):
         say("certificates, a key file, identities")
         self.identities("a1", "a2", "a3", "a4", "client")
-        self.certificates()
-        (self / "fleet.key").touch(0o600)
-        (self / "fleet.key").write_bytes(os.urandom(32))
+        self.key_file()
         ports = free_ports(6, socket.SOCK_STREAM)
-        self.client_ports, self.peer_ports = ports[:3], ports[3:]
-
-    def certificates(self):
-        """An authority, a certificate for etcd's members, and one for the gateways: etcd refuses a name of a user in that."""
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        made = ["-keyout", self / "ca.key", "-out", self / "ca.pem"]
-        run("openssl", "req", "-x509", *curve, "-days", "2", *made, "-subj", "/CN=lab", **QUIET)
-        for name, subject in (("etcd", "/CN=etcd"), ("gateway-etcd", "/O=lab")):
-            usages, wanted = self / f"{name}.usages", self / f"{name}.csr"
-            usages.write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-            run("openssl", "req", *curve, "-keyout", self / f"{name}.key", "-out", wanted, "-subj", subject, **QUIET)
-            by = ["-CA", self / "ca.pem", "-CAkey", self / "ca.key", "-CAcreateserial", "-extfile", usages]
-            run("openssl", "x509", "-req", "-days", "2", "-in", wanted, "-out", self / f"{name}.pem", *by, **QUIET)
+        self.places = [EtcdPlace("127.0.0.1", *pair) for pair in zip(ports[:3], ports[3:], strict=True)]
+        self.certificates()
 
     # ---- etcd
 
-    def start_member(self, at, state="existing"):
-        url, peer = f"https://127.0.0.1:{self.client_ports[at]}", f"http://127.0.0.1:{self.peer_ports[at]}"
-        cluster = ",".join(f"e{each}=http://127.0.0.1:{port}" for each, port in enumerate(self.peer_ports))
-        tls = ["--client-cert-auth", "--trusted-ca-file", self / "ca.pem"]
-        tls += ["--cert-file", self / "etcd.pem", "--key-file", self / "etcd.key"]
-        urls = ["--listen-client-urls", url, "--advertise-client-urls", url]
-        urls += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        command = ["etcd", "--name", f"e{at}", "--data-dir", self / f"e{at}", *urls, *tls]
-        command += ["--initial-cluster", cluster, "--initial-cluster-state", state]
-        with (self / f"e{at}.log").open("a") as log:
-            self.members[at] = subprocess.Popen(command, stdout=log, stderr=log)
-        self.stack.callback(self.kill_member, at)
-
-    def kill_member(self, at):
-        self.members[at].kill()
-        self.members[at].wait()
-
-    def etcdctl(self, *words, user="root:root", check=True):
-        endpoints = ",".join(f"https://127.0.0.1:{port}" for port in self.client_ports)
-        tls = ["--cacert", self / "ca.pem", "--cert", self / "etcd.pem", "--key", self / "etcd.key"]
-        who = ["--user", user] if user else []
-        command = ["etcdctl", "--endpoints", endpoints, *tls, *who, "--command-timeout", "5s", *words]
-        env = {**os.environ, "ETCDCTL_API": "3"}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=check)
-
     def new_cluster(self):
         """Three new members, users and roles as docs/fleet.md has them, and the fleet's keys."""
-        for at in range(3):
-            self.start_member(at, "new")
-        wait_until("etcd has a leader", lambda: self.etcdctl("get", "x", user=None, check=False).returncode == 0)
-        self.put("fleet", {"rotations": [{"number": 0, "salt": SALT, "state": "issue"}]}, user=None)
+        self.start_members()
+        self.put("fleet", FIRST_ROTATION, user=None)
         for name in ("a1", "a2"):
             self.put_gateway(name, user=None)
-        words = ["user add root:root", "user grant-role root root"]
-        words += ["role add operator", "user add operator:operator-secret", "user grant-role operator operator"]
-        words += [f"role grant-permission operator --prefix=true readwrite {PREFIX}/"]
-        for name in ("a1", "a2", "a3"):
-            words += [f"role add {name}", f"user add {name}:{name}-secret", f"user grant-role {name} {name}"]
-            words += [f"role grant-permission {name} --prefix=true read {PREFIX}/"]
-            words += [f"role grant-permission {name} readwrite {PREFIX}/alive/{self.ids[name]}"]
-        for each in [*words, "auth enable"]:
-            if each != "user grant-role root root":
-                self.etcdctl(*each.split(), user=None)
-            else:
-                self.etcdctl("role", "add", "root", user=None, check=False)
-                self.etcdctl(*each.split(), user=None)
-
-    def put(self, key, value, **more):
-        return self.etcdctl("put", f"{PREFIX}/{key}", json.dumps({"v": 1, **value}), **more)
+        self.make_users("a1", "a2", "a3")
 
     def put_gateway(self, name, server_id=None, weight=1.0, **more):
         row = {"name": name, "server_id": server_id or f"00000{name[1]}", "zone": "lab", "weight": weight}
@@ -112,19 +52,9 @@ class Fleet(Scene):
 
     # ---- gateways
 
-    def secret(self, name):
-        """The file with the password of a user of etcd."""
-        (self / f"{name}.pw").touch(0o600)
-        (self / f"{name}.pw").write_text(f"{name}-secret\n")
-        return self / f"{name}.pw"
-
     def configured(self, name, server_id=None):
         """The configuration of a gateway."""
         (port,) = free_ports(1, socket.SOCK_DGRAM)
-        self.secret(name)
-        endpoints = [f"https://127.0.0.1:{port}" for port in self.client_ports]
-        etcd = {"endpoints": endpoints, "ca": "ca.pem", "certificate": "gateway-etcd.pem"}
-        etcd["key"] = "gateway-etcd.key"
         fleet = {
             "key_file": "fleet.key",
             "server_id": server_id or f"00000{name[1]}",
@@ -136,7 +66,7 @@ class Fleet(Scene):
             "network": kernel(f"127.0.0.1:{port}"),
             **self.who(name, "client"),
             "fleet": fleet,
-            "fleet.etcd": {**etcd, "user": name, "password_file": f"{name}.pw"},
+            "fleet.etcd": self.etcd_section(name),
             "admin": {"listen": "127.0.0.1:0"},
             "application": [{"kind": "echo", "queues": [1]}],
         }
@@ -342,7 +272,7 @@ def script():
         for gateway in (a1, a2):
             refused = wait_until("it is refused", lambda g=gateway: fleet.fleet(g)["directory"]["refused"])
             # Etcd makes a cluster's ID of the addresses of its members: it is the same, and the revision is not.
-            ensure("etcd is at revision" in refused and "fleet adopt" in refused, refused)
+            ensure("the directory is at revision" in refused and "fleet adopt" in refused, refused)
             ensure(fleet.fleet(gateway)["revision"] == revision, "the table is as it was")
         held = fleet.etcdctl("get", "--prefix", f"{PREFIX}/alive/").stdout
         ensure(held == "", f"a gateway writes to a cluster that it refuses: {held}")

@@ -1,7 +1,6 @@
 """What scripts/anycast-test.sh runs: the announcements, and then a fleet of two gateways, between which a router moves flows."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -9,24 +8,25 @@ import time
 from pathlib import Path
 
 from harness import ECHO, cable, ensure, inside, main, run, say, wait_until
-from harness.anycast import V4, V6, Anycast
+from harness.anycast import Anycast
 from harness.anycast import script as announcements
+from harness.asking import ask, total
+from harness.etcd import PREFIX, SALT
+from harness.pinging import Pinging
+from harness.routing import V4, V6
 
-PREFIX = "/stoq/1/lab"
-SALT = "000102030405060708090a0b0c0d0e0f"
 CLIENTS = 40
 LEASE_S = 10
 #: What a busy machine may add; tests/simulated/telling.rs holds the bound itself, a second after the end of the lease, under virtual time.
 SLACK_S = 10
 
 
-class Handover(Anycast):
+class Handover(Pinging, Anycast):
     """Clients, a router, etcd beside it, and two gateways of one fleet that announce the same addresses."""
 
     def __init__(self):
         super().__init__()
         self.name = self.name.replace("anycast", "handover")
-        self.pings = []
 
     def build(self):
         say("a router, two gateways' hosts with BIRD, clients behind the router, and etcd")
@@ -101,40 +101,7 @@ class Handover(Anycast):
 
     def count(self, n, counter):
         """A counter of a gateway, of all its workers."""
-        asked = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
-        shown = run(*inside(self.hosts[n]), "python3", "-c", asked)
-        return sum(int(float(value)) for value in re.findall(rf"^stoq_{counter}_total{{.*}} (\S+)$", shown, re.M))
-
-    # ---- clients
-
-    def start_clients(self):
-        trust = [word for n in self.hosts for word in ("--node-id", self.ids[f"g{n}"])]
-        trust += ["--cert", self / "client.pem", "--key", self / "client.key"]
-        often = ["-c", "1000000", "-i", "0.2", "--timeout", "60"]
-        for at in range(CLIENTS):
-            address = f"{V4}:4433" if at % 2 else f"[{V6}]:4433"
-            command = [self.stoq_executable, "ping", "-g", address, *trust, *often]
-            log, errors = self / f"ping{at}.log", self / f"ping{at}.err"
-            with log.open("w") as out, errors.open("w") as err:
-                ping = subprocess.Popen(inside(self.place, *map(str, command)), stdout=out, stderr=err)
-            self.stack.callback(ping.wait)
-            self.stack.callback(ping.kill)
-            self.pings.append((ping, log, errors))
-
-    def all_are_served(self, what):
-        """Waits until each client has three more round trips; none may have ended."""
-
-        def trips():
-            return [log.read_text().count("\n") for _, log, _ in self.pings]
-
-        begun = trips()
-        wait_until(what, lambda: all(now >= before + 3 for now, before in zip(trips(), begun, strict=True)))
-        ended = [errors.read_text() for ping, _, errors in self.pings if ping.poll() is not None]
-        ensure(not ended, f"{what}: {len(ended)} of {CLIENTS} clients ended: {ended[:1]}")
-        print(f"{what}: 0 of {CLIENTS} connections lost")
-
-    def birdc(self, *words):
-        run("birdc", "-s", self / "r.ctl", *words)
+        return total(ask(self.hosts[n], "/metrics").decode(), counter)
 
 
 def script():
@@ -144,7 +111,10 @@ def script():
         one = scene.start(1)
         scene.announced(1)
         say(f"{CLIENTS} clients at one gateway")
-        scene.start_clients()
+        trust = [word for n in scene.hosts for word in ("--node-id", scene.ids[f"g{n}"])]
+        scene.start_pings(
+            CLIENTS, [scene.place], [*trust, "--cert", scene / "client.pem", "--key", scene / "client.key"]
+        )
         scene.all_are_served("one gateway")
 
         say("another gateway is announced: the router moves flows to it")
