@@ -7,7 +7,7 @@
 #   scripts/fleet-lab.sh --record FILE ...  keeps the recorded requests, an object of JSON a line
 #
 # docs/fleet.md, "The lab", says what each scenario does and what was seen.
-# STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. BIRD, etcd and nftables come from Debian. Needs root: it makes network namespaces.
+# STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. BIRD, etcd, nftables and faketime come from Debian. Needs root: it makes network namespaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh

@@ -224,12 +224,13 @@ class Lab(Pinging, Routing, EtcdMembers):
             },
         )
 
-    def launch(self, n):
-        self.gateways[n] = self.gateway(f"g{n}", inside(self.hosts[n]))
+    def launch(self, n, *within):
+        """Starts a gateway; what is `within` goes before its command."""
+        self.gateways[n] = self.gateway(f"g{n}", [*inside(self.hosts[n]), *within])
         return self.gateways[n]
 
-    def start(self, n):
-        return self.launch(n).serves()
+    def start(self, n, *within):
+        return self.launch(n, *within).serves()
 
     def start_all(self):
         say("five gateways")
@@ -290,7 +291,7 @@ class Lab(Pinging, Routing, EtcdMembers):
             {"name": f"g{n}", "node_id": self.ids[f"g{n}"], "addresses": [self.address(n), f"[{own(n)[1]}]:4433"]}
             for n in ALL
         ]
-        self.configure("client", {**self.who("client", *names), "gateway": known})
+        self.configure("client", {**self.who("client", *names), "gateway": known, "log": {"level": "warn"}})
 
     def stay_connected(self, count, interval_s):
         """Pings that keep their connections, from both clients' hosts; those that there are end."""

@@ -1,13 +1,14 @@
 """What scripts/fleet-lab.sh runs, once it has looked at the machine."""
 
 import argparse
+import contextlib
 import json
 import shutil
 import signal
 import statistics
 import time
 
-from harness import ensure, inside, main, run, say, wait_until
+from harness import Failed, ensure, inside, main, run, say, wait_until
 from harness.asking import drops_of, total
 from harness.etcd import PREFIX
 from harness.fleet_lab import ALL, CLIENT, LEASE_S, Lab, own
@@ -20,6 +21,8 @@ REHASH_CLIENTS, CLIENTS = 200, 40
 KILLS = 3
 QUORUM_GONE_S = 60
 FORGED = 100
+#: What gives a process another time than its kernel's.
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 #: What becomes of a datagram that was handed over and is not taken.
 DROPPED_ON_ARRIVAL = [f"handover_{why}" for why in ("stranger", "malformed", "foreign", "full", "no_connection")]
 
@@ -65,11 +68,14 @@ class Scenarios:
         """The clients that stayed leave; each datagram that was handed over since then has arrived."""
         self.lab.leave()
 
-        def is_even():
-            out, arrived = (now - was for now, was in zip(self.moved(), before, strict=True))
-            return (out, arrived) if out == arrived else None
+        def since():
+            return [now - was for now, was in zip(self.moved(), before, strict=True)]
 
-        out, arrived = wait_until("what was handed over has arrived", is_even, patience_s=20)
+        with contextlib.suppress(Failed):
+            wait_until("all have arrived", lambda: len(set(since())) == 1, patience_s=20)
+        out, arrived = since()
+        drops = {n: self.lab.drops(n) for n in ALL}
+        ensure(out == arrived, f"{out} datagrams were handed over, and {arrived} have arrived; drops: {drops}")
         print(f"handed over: {out} datagrams, arrived: {arrived}")
 
     # ---- rehash
@@ -151,13 +157,22 @@ class Scenarios:
     def resets(self):
         return self.lab.counts("fleet_resets_sent") + self.lab.counts("quic_stateless_resets_sent")
 
-    def restart_one(self, n):
-        """Ends a drained gateway in order, and starts it as it was."""
-        lab = self.lab
-        lab.gateways[n].stop()
-        lab.start(n)
-        lab.order("active", f"g{n}")
-        lab.whole()
+    def drain_row(self, n):
+        """The operator drains a gateway, and its routers send elsewhere."""
+        self.lab.order("drain", f"g{n}")
+        self.lab.announced(*(other for other in ALL if other != n))
+
+    def stop_drained(self, n, before_the_end=lambda: None):
+        """The order of docs/fleet.md: drain the row, wait until the clients have left, stop."""
+        self.drain_row(n)
+        wait_until(f"the clients of g{n} have left", lambda: self.lab.client_connections(n) == 0)
+        before_the_end()
+        self.lab.gateways[n].stop()
+
+    def start_again(self, n):
+        self.lab.start(n)
+        self.lab.order("active", f"g{n}")
+        self.lab.whole()
 
     def drain(self):
         lab = self.lab
@@ -167,8 +182,7 @@ class Scenarios:
         with self.recorder.load() as recorded:
             self.passes(10)
             before = self.moved()
-            lab.order("drain", "g2")
-            lab.announced(*(n for n in ALL if n != 2))
+            self.drain_row(2)
             ensure(lab.client_connections(2), "no client is at g2")
             lab.all_are_served("g2 is drained and announced no longer")
             print(f"its clients go on through the others: {self.handed_over(before)} datagrams handed over")
@@ -176,12 +190,12 @@ class Scenarios:
             wait_until("the clients of g2 have left", lambda: lab.client_connections(2) == 0)
             self.passes(10)
             ensure(self.resets() == resets, "a reset was sent")
-            self.restart_one(2)
+            lab.gateways[2].stop()
+            self.start_again(2)
             self.passes(10)
         self.none_failed("drain", recorded())
 
     def rolling(self):
-        lab = self.lab
         resets, before = [0, 0, 0], {n: self.resets_of(n) for n in ALL}
 
         def note(n):
@@ -191,11 +205,8 @@ class Scenarios:
 
         with self.recorder.load() as recorded:
             for n in ALL:
-                lab.order("drain", f"g{n}")
-                lab.announced(*(other for other in ALL if other != n))
-                wait_until(f"the clients of g{n} have left", lambda at=n: lab.client_connections(at) == 0)
-                note(n)
-                self.restart_one(n)
+                self.stop_drained(n, lambda at=n: note(at))
+                self.start_again(n)
             self.passes(10)
         for n in ALL:
             note(n)
@@ -394,7 +405,7 @@ class Scenarios:
                 for _ in range(FORGED):
                     forger.send(source, own1, payload or handed(client, V4, short_packet()))
                 wait_until(
-                    f"{what}: dropped as {reason}; {lab.drops(1, 'handover_')}",
+                    f"{what}: dropped as {reason}; {lab.drops(1)}",
                     lambda of=reason, was=before: lab.drops(1).get(of, 0) >= was + FORGED,
                     patience_s=20,
                 )
@@ -411,7 +422,27 @@ class Scenarios:
     # ---- clock
 
     def clock(self):
-        say("not tried: a gateway takes the time from its kernel, and no key or variable gives it another")
+        """A gateway starts with a clock a day ahead: past all leases of what it holds."""
+        lab = self.lab
+        with self.recorder.load():
+            self.passes(10)
+        held = self.recorder.held_by("g3")
+        self.stop_drained(3)
+        lab.start(3, "env", f"LD_PRELOAD={FAKETIME}", "FAKETIME=+1d", "DONT_FAKE_MONOTONIC=1")
+        lab.order("active", "g3")
+        wait_until("its store doubts the clock", lambda: lab.gauge(3, "stoq_store_clock_believed") == 0)
+        lab.whole()
+        with self.recorder.load() as recorded:
+            self.passes(20)
+        read = self.recorder.read_again("g3", held)
+        print(
+            f"g3 a day ahead: it doubts its clock; {read} payloads, whose leases are over by that clock, are read from it"
+        )
+        self.none_failed("meanwhile", recorded())
+        self.stop_drained(3)
+        self.start_again(3)
+        wait_until("its store believes the clock", lambda: lab.gauge(3, "stoq_store_clock_believed") == 1)
+        self.recorder.read_again("g3", held)
 
 
 #: In the order in which they run.

@@ -15,6 +15,7 @@ from harness.routing import V4, V6
 LOOPS, PAUSE_S = 2, 0.15
 PUT_BYTES_MAX = 64 * 1024
 BASE_BYTES = 128 * 1024
+LEASE = "12h"
 #: The longest that one request may take, seconds: the limits of the client itself are shorter.
 REQUEST_S = 150
 
@@ -78,7 +79,7 @@ class Recorder:
     def put(self, place, rng, address):
         file = self.lab / f"put-{threading.get_ident()}-{rng.random()}"
         file.write_bytes(rng.randbytes(rng.randint(1, PUT_BYTES_MAX)))
-        start, said = self.request("put", place, "put", file, "--lease", "1d", "-g", address, file=file.name)
+        start, said = self.request("put", place, "put", file, "--lease", LEASE, "-g", address, file=file.name)
         if said is None:
             self.unknown.append(file)
             return
@@ -112,10 +113,12 @@ class Recorder:
             other = (n + 1) % len(numbers) + 1
             file = self.lab / f"base-{n}"
             file.write_bytes(random.Random(n).randbytes(BASE_BYTES))
-            put = self.command(self.places[0], "put", file, "-g", self.lab.address(n))
+            put = self.command(self.places[0], "put", file, "--lease", LEASE, "-g", self.lab.address(n))
             ensure(put.returncode == 0, put.stderr)
             token = json.loads(put.stdout)["token"]
-            mirrored = self.command(self.places[0], "mirror", token, "--on", f"g{other}", "--from", f"g{n}")
+            mirrored = self.command(
+                self.places[0], "mirror", token, "--on", f"g{other}", "--from", f"g{n}", "--lease", LEASE
+            )
             ensure(mirrored.returncode == 0, mirrored.stderr)
             self.base[token] = (digest(file), (f"g{n}", f"g{other}"))
 
@@ -168,18 +171,17 @@ class Recorder:
         """Each acknowledged put is read from its holder by that one's own address, and each mirrored payload from both; nothing was served wrong."""
         wrong = [record for record in self.records if record["result"] == "wrong"]
         ensure(not wrong, f"served wrong: {wrong}")
-        held = {}
-        for token, (wanted, holder) in self.puts.items():
-            held.setdefault(holder, {})[token] = wanted
-        for token, (wanted, holders) in self.base.items():
-            for holder in holders:
-                held.setdefault(holder, {})[token] = wanted
-        read = sum(self.read_again(holder, tokens) for holder, tokens in held.items())
+        read = sum(self.read_again(holder, self.held_by(holder)) for holder in (f"g{n}" for n in self.lab.hosts))
         kept = sum(self.look_for(file) for file in self.unknown)
         print(
             f"checked: {len(self.puts)} acknowledged puts and {len(self.base)} mirrored payloads, read {read} times from their holders: 0 lost, 0 wrong; "
             f"of {len(self.unknown)} puts without an answer {kept} are kept"
         )
+
+    def held_by(self, holder):
+        """The tokens of what a gateway has acknowledged or mirrored, with the digests."""
+        held = {token: wanted for token, (wanted, at) in self.puts.items() if at == holder}
+        return held | {token: wanted for token, (wanted, holders) in self.base.items() if holder in holders}
 
     def read_again(self, holder, tokens):
         there = self.lab.new_directory()
