@@ -75,9 +75,7 @@ impl Gateway {
     /// Those of [`Gateway::start`].
     pub fn start_with(config: &GatewayConfig, more: Vec<Hosted>) -> anyhow::Result<Self> {
         machine::ensure_memory(&config.network, config.memory_tier_bytes())?;
-        let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
-        let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
-        let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
+        let (tap, key_log) = capturing(config);
         let mut anycast = config.anycast.as_ref().map(Anycast::open).transpose()?;
         let inputs = reload::inputs(config);
         let fleet = FleetPart::start(config)?;
@@ -105,21 +103,16 @@ impl Gateway {
         log_serving(config, &node);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
-        let peers = Arc::new(PeerList::new(node.shared().clone(), hops.clone()));
+        let peers = PeerList::new(node.shared().clone(), hops.clone());
         peers.configure(node_config.peer_gateways, config.dials_members());
-        let attached = AttachedGateway::new(
-            identity.node_id(),
-            peers,
-            config.fleet.as_ref().and_then(FleetConfig::handover_pps_max),
-        );
+        let handover_pps_max = config.fleet.as_ref().and_then(FleetConfig::handover_pps_max);
+        let attached = AttachedGateway::new(identity.node_id(), Arc::new(peers), handover_pps_max);
         FleetPart::attach(fleet.as_ref(), &attached);
         let announced = anycast.as_ref().map(Anycast::is_announced);
         let shown =
             AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
-        if let Some(admin) = &admin {
-            FleetPart::tell_readiness(fleet.as_ref(), admin.readiness());
-        }
+        FleetPart::tell_readiness(fleet.as_ref(), admin.as_ref().map(Admin::readiness));
         let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
@@ -135,17 +128,7 @@ impl Gateway {
         let port_watch = PortWatch::start(node.device(), devices, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
         Anycast::follow_admin(anycast.as_mut(), admin.as_ref())?;
-        let up = Up {
-            certificate_valid: !refused,
-            version: env!("CARGO_PKG_VERSION"),
-            node_id,
-            cipher: cipher.to_string(),
-            workers: node.networks().to_vec(),
-            offloads: node.device().ports().first().map(OpenPort::offloads),
-            huge_pages: node.device().huge_pages(),
-            admin: admin.as_ref().map(Admin::local),
-            capture: config.capture.socket.clone(),
-        };
+        let up = up(config, &node, node_id, !refused, admin.as_ref());
         let live = Live::new(
             config,
             inputs,
@@ -290,6 +273,34 @@ pub fn serve(file: &Path, json: bool, more: Vec<Hosted>) -> anyhow::Result<()> {
     let (ended, result) = gateway.run(signals, file, &mut tell);
     tell(&Event::Ended(ended));
     result
+}
+
+/// The event that tells that the gateway serves.
+fn up(
+    config: &GatewayConfig,
+    node: &Running<Node>,
+    node_id: NodeId,
+    certificate_valid: bool,
+    admin: Option<&Admin>,
+) -> Up {
+    Up {
+        certificate_valid,
+        version: env!("CARGO_PKG_VERSION"),
+        node_id,
+        cipher: config.tls.cipher.to_string(),
+        workers: node.networks().to_vec(),
+        offloads: node.device().ports().first().map(OpenPort::offloads),
+        huge_pages: node.device().huge_pages(),
+        admin: admin.map(Admin::local),
+        capture: config.capture.socket.clone(),
+    }
+}
+
+/// Where the capture's frames and the secrets of TLS go, if there is a capture.
+fn capturing(config: &GatewayConfig) -> (Option<Arc<Tap>>, KeyLogger) {
+    let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
+    let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
+    (tap, secrets.map(|secrets| Arc::new(secrets) as _))
 }
 
 /// Logs what each worker serves, and what peers may do.

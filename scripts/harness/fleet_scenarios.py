@@ -38,7 +38,7 @@ class Scenarios:
         return [errors.read_text() for ping, _, errors in self.lab.pings if ping.poll() is not None]
 
     def passes(self, count):
-        """Waits until the load has recorded so many requests more."""
+        """Waits until the load has recorded this number of requests more."""
         records = self.recorder.records
         until = len(records) + count
         wait_until(f"{count} requests more are recorded", lambda: len(records) >= until)
@@ -394,7 +394,7 @@ class Scenarios:
         kinds = {
             "a stranger": ("handover_stranger", client, handed(client, V4, short_packet())),
             "a member's address, no packet inside": ("handover_malformed", own2, b"\x00\x04\x00\x00" + b"\x45"),
-            "a member's address, an ID of nobody": ("handover_foreign", own2, None),
+            "a member's address, an ID of no gateway": ("handover_foreign", own2, None),
             "a member's address, a first packet inside": ("handover_foreign", own2, handed(client, V4, first_packet())),
         }
         forger = Forger(lab.clients[1], "port")

@@ -13,7 +13,7 @@ ETHERNET_BYTES = 14
 
 
 def ipv4(source, destination, payload, protocol=socket.IPPROTO_UDP):
-    """A packet over IPv4; whoever gets it does not check the header's checksum unless it forwards it."""
+    """A packet over IPv4; its receiver does not check the header's checksum unless it forwards it."""
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
     header += socket.inet_aton(source) + socket.inet_aton(destination)
     total = sum(struct.unpack("!10H", header))
@@ -43,7 +43,7 @@ def handed(inner_source, anycast, quic):
 
 
 class Forger:
-    """Sends from a namespace, with any source address, and sees what comes there."""
+    """Sends from a namespace, with any source address, and sees what arrives there."""
 
     def __init__(self, namespace, interface):
         self.raw, self.seen = within(namespace, lambda: self.sockets(interface))

@@ -83,14 +83,14 @@ struct Learned {
 }
 
 /// Why the gateway is not ready; empty: it is.
-pub(crate) type Readiness = Box<dyn Fn() -> Vec<String> + Send>;
+pub(crate) type ReadinessLook = Box<dyn Fn() -> Vec<String> + Send>;
 
 #[derive(Default)]
 struct State {
     settings: Option<FleetSettings>,
     keys_revision: u64,
     gateway: Option<Arc<AttachedGateway>>,
-    readiness: Option<Readiness>,
+    readiness: Option<ReadinessLook>,
 }
 
 impl Learned {
@@ -180,7 +180,7 @@ impl JoinedFleet {
     }
 
     /// Has the directory told whether the gateway is ready, as this says. Without it the gateway is ready while it serves.
-    pub(crate) fn tell_readiness(&self, readiness: Readiness) {
+    pub(crate) fn tell_readiness(&self, readiness: ReadinessLook) {
         self.learned.state().readiness = Some(readiness);
     }
 
