@@ -105,26 +105,21 @@ impl Gateway {
         let fleet_view = FleetPart::view(fleet.as_ref());
         let peers = PeerList::new(node.shared().clone(), hops.clone());
         peers.configure(node_config.peer_gateways, config.dials_members());
-        let handover_pps_max = config.fleet.as_ref().and_then(FleetConfig::handover_pps_max);
-        let attached = AttachedGateway::new(identity.node_id(), Arc::new(peers), handover_pps_max);
-        FleetPart::attach(fleet.as_ref(), &attached);
+        let attached = attached(config, peers, fleet.as_ref(), identity.node_id());
         let announced = anycast.as_ref().map(Anycast::is_announced);
         let shown =
             AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
         FleetPart::tell_readiness(fleet.as_ref(), admin.as_ref().map(Admin::readiness));
-        let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
         let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
-        tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
+        let node_id = identity.node_id();
+        tracing::info!(%node_id, cipher = %config.tls.cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
         let dates = started("checks certificates", Dates::watch(chain))?;
         let store = seeds.parts.map(|parts| parts.store);
-        let devices = node.networks().first().map_or(&[][..], NetworkInfo::ports);
-        let devices: Vec<_> = devices.iter().map(|port| port.device.clone()).collect();
-        let capture = config.capture.socket.as_deref().zip(tap);
-        let capture =
-            capture.map(|(socket, tap)| CaptureServer::start(socket, devices.clone(), tap)).transpose()?;
+        let devices = devices(&node);
+        let capture = start_capture(config, &devices, tap)?;
         let port_watch = PortWatch::start(node.device(), devices, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
         Anycast::follow_admin(anycast.as_mut(), admin.as_ref())?;
@@ -296,11 +291,40 @@ fn up(
     }
 }
 
+/// The gateway as its fleet's table changes it, from now on.
+fn attached(
+    config: &GatewayConfig,
+    peers: PeerList,
+    fleet: Option<&FleetPart>,
+    own: NodeId,
+) -> Arc<AttachedGateway> {
+    let handover_pps_max = config.fleet.as_ref().and_then(FleetConfig::handover_pps_max);
+    let attached = AttachedGateway::new(own, Arc::new(peers), handover_pps_max);
+    FleetPart::attach(fleet, &attached);
+    attached
+}
+
+/// The names of the node's ports.
+fn devices(node: &Running<Node>) -> Vec<String> {
+    let ports = node.networks().first().map_or(&[][..], NetworkInfo::ports);
+    ports.iter().map(|port| port.device.clone()).collect()
+}
+
 /// Where the capture's frames and the secrets of TLS go, if there is a capture.
 fn capturing(config: &GatewayConfig) -> (Option<Arc<Tap>>, KeyLogger) {
     let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
     let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
     (tap, secrets.map(|secrets| Arc::new(secrets) as _))
+}
+
+/// Serves the capture, if there is one.
+fn start_capture(
+    config: &GatewayConfig,
+    devices: &[String],
+    tap: Option<Arc<Tap>>,
+) -> anyhow::Result<Option<CaptureServer>> {
+    let capture = config.capture.socket.as_deref().zip(tap);
+    capture.map(|(socket, tap)| CaptureServer::start(socket, devices.to_vec(), tap)).transpose()
 }
 
 /// Logs what each worker serves, and what peers may do.
