@@ -39,12 +39,12 @@ struct Asked {
     at: Instant,
     /// The first one since the last answer.
     silent_since: Option<Instant>,
-    silence: MemberSilence,
+    silence: SilenceStep,
 }
 
 /// What was done about a silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MemberSilence {
+enum SilenceStep {
     /// Its first question was sent.
     Begun,
     /// The gateway was asked again: one datagram may be lost.
@@ -56,9 +56,9 @@ enum MemberSilence {
 impl Asked {
     fn overdue_at(&self) -> Option<Instant> {
         let after_ms = match self.silence {
-            MemberSilence::Begun => HANDOVER_ANSWER_MS_MAX,
-            MemberSilence::AskedAgain => HANDOVER_TELL_MS,
-            MemberSilence::Told => return None,
+            SilenceStep::Begun => HANDOVER_ANSWER_MS_MAX,
+            SilenceStep::AskedAgain => HANDOVER_TELL_MS,
+            SilenceStep::Told => return None,
         };
         Some(self.silent_since? + Duration::from_millis(after_ms))
     }
@@ -103,12 +103,12 @@ impl GoneMembers {
             if asked.overdue_at().is_none_or(|at| at > now) {
                 continue;
             }
-            if asked.silence == MemberSilence::Begun {
+            if asked.silence == SilenceStep::Begun {
                 let number = Self::number(worker);
-                (asked.number, asked.at, asked.silence) = (number, now, MemberSilence::AskedAgain);
+                (asked.number, asked.at, asked.silence) = (number, now, SilenceStep::AskedAgain);
                 again.push((server_id, number));
             } else {
-                asked.silence = MemberSilence::Told;
+                asked.silence = SilenceStep::Told;
                 silent.push(server_id);
             }
         }
@@ -146,7 +146,7 @@ impl GoneMembers {
         }
         let number = Self::number(worker);
         let silence =
-            known.filter(|_| silent_since.is_some()).map_or(MemberSilence::Begun, |asked| asked.silence);
+            known.filter(|_| silent_since.is_some()).map_or(SilenceStep::Begun, |asked| asked.silence);
         let silent_since = Some(silent_since.unwrap_or(now));
         self.asked.insert(server_id, Asked { number, at: now, silent_since, silence });
         self.look();
@@ -259,7 +259,6 @@ mod tests {
 
     #[test]
     fn clients_are_told_after_two_questions_and_no_more_once_the_gateway_answers_or_is_alive() {
-        use super::super::handed_flows::HandedFlow;
         let (mut gone, now) = (GoneMembers::default(), Instant::now());
         let remote = std::net::SocketAddr::from(([192, 0, 2, 1], 7777));
         let local_ip = [203, 0, 113, 1].into();
