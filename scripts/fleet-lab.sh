@@ -18,4 +18,4 @@ install "${FLEET_LAB_PACKAGES[@]}"
 need_namespaces
 need_taps
 needed
-harness harness/fleet_scenarios.py "$@"
+harness harness/fleet_run.py "$@"
