@@ -123,6 +123,8 @@ counters! {
     DropHandoverNoConnection = "drop_handover_no_connection",
     /// Stateless resets sent for gateways of the fleet that are gone.
     FleetResetsSent = "fleet_resets_sent",
+    /// Those of them that were sent unasked, to clients whose flows were handed over lately.
+    FleetResetsUnasked = "fleet_resets_unasked",
     /// Questions to gateways of the fleet: to each when it is new, and to those whose leases are gone.
     FleetQuestionsSent = "fleet_questions_sent",
     /// New connections that began at this worker and were given to one with more room.

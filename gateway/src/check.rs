@@ -245,6 +245,12 @@ fn fleet(config: &GatewayConfig, findings: &mut Findings) {
 /// Makes the interface of `[anycast]`, and removes it.
 fn anycast(config: &GatewayConfig, file: &Path, findings: &mut Findings) {
     let Some(anycast) = &config.anycast else { return };
+    if config.fleet.as_ref().is_some_and(|fleet| fleet.provider.is_some() && !fleet.handover) {
+        let found =
+            "a connection whose flow the routers move to another gateway is lost: fleet.handover is not set";
+        let fix = "set fleet.handover = true on each gateway; docs/fleet.md says what it needs";
+        findings.push("anycast", Severity::Warning, found, Some(fix.into()));
+    }
     match Anycast::open(anycast) {
         Ok(_) => findings.ok("anycast", format!("{} can be made", anycast.interface)),
         Err(error) => {

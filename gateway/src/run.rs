@@ -75,9 +75,7 @@ impl Gateway {
     /// Those of [`Gateway::start`].
     pub fn start_with(config: &GatewayConfig, more: Vec<Hosted>) -> anyhow::Result<Self> {
         machine::ensure_memory(&config.network, config.memory_tier_bytes())?;
-        let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
-        let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
-        let key_log: KeyLogger = secrets.map(|secrets| Arc::new(secrets) as _);
+        let (tap, key_log) = capturing(config);
         let mut anycast = config.anycast.as_ref().map(Anycast::open).transpose()?;
         let inputs = reload::inputs(config);
         let fleet = FleetPart::start(config)?;
@@ -105,44 +103,27 @@ impl Gateway {
         log_serving(config, &node);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
-        let peers = Arc::new(PeerList::new(node.shared().clone(), hops.clone()));
+        let peers = PeerList::new(node.shared().clone(), hops.clone());
         peers.configure(node_config.peer_gateways, config.dials_members());
-        let attached = AttachedGateway::new(
-            identity.node_id(),
-            peers,
-            config.fleet.as_ref().and_then(FleetConfig::handover_pps_max),
-        );
-        FleetPart::attach(fleet.as_ref(), &attached);
+        let attached = attached(config, peers, fleet.as_ref(), identity.node_id());
         let announced = anycast.as_ref().map(Anycast::is_announced);
         let shown =
             AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
-        let (node_id, cipher) = (identity.node_id(), config.tls.cipher);
+        FleetPart::tell_readiness(fleet.as_ref(), admin.as_ref().map(Admin::readiness));
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
         let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
-        tracing::info!(%node_id, %cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
+        let node_id = identity.node_id();
+        tracing::info!(%node_id, cipher = %config.tls.cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
         let dates = started("checks certificates", Dates::watch(chain))?;
         let store = seeds.parts.map(|parts| parts.store);
-        let devices = node.networks().first().map_or(&[][..], NetworkInfo::ports);
-        let devices: Vec<_> = devices.iter().map(|port| port.device.clone()).collect();
-        let capture = config.capture.socket.as_deref().zip(tap);
-        let capture =
-            capture.map(|(socket, tap)| CaptureServer::start(socket, devices.clone(), tap)).transpose()?;
+        let devices = devices(&node);
+        let capture = start_capture(config, &devices, tap)?;
         let port_watch = PortWatch::start(node.device(), devices, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
         Anycast::follow_admin(anycast.as_mut(), admin.as_ref())?;
-        let up = Up {
-            certificate_valid: !refused,
-            version: env!("CARGO_PKG_VERSION"),
-            node_id,
-            cipher: cipher.to_string(),
-            workers: node.networks().to_vec(),
-            offloads: node.device().ports().first().map(OpenPort::offloads),
-            huge_pages: node.device().huge_pages(),
-            admin: admin.as_ref().map(Admin::local),
-            capture: config.capture.socket.clone(),
-        };
+        let up = up(config, &node, node_id, !refused, admin.as_ref());
         let live = Live::new(
             config,
             inputs,
@@ -287,6 +268,63 @@ pub fn serve(file: &Path, json: bool, more: Vec<Hosted>) -> anyhow::Result<()> {
     let (ended, result) = gateway.run(signals, file, &mut tell);
     tell(&Event::Ended(ended));
     result
+}
+
+/// The event that tells that the gateway serves.
+fn up(
+    config: &GatewayConfig,
+    node: &Running<Node>,
+    node_id: NodeId,
+    certificate_valid: bool,
+    admin: Option<&Admin>,
+) -> Up {
+    Up {
+        certificate_valid,
+        version: env!("CARGO_PKG_VERSION"),
+        node_id,
+        cipher: config.tls.cipher.to_string(),
+        workers: node.networks().to_vec(),
+        offloads: node.device().ports().first().map(OpenPort::offloads),
+        huge_pages: node.device().huge_pages(),
+        admin: admin.map(Admin::local),
+        capture: config.capture.socket.clone(),
+    }
+}
+
+/// The gateway as its fleet's table changes it, from now on.
+fn attached(
+    config: &GatewayConfig,
+    peers: PeerList,
+    fleet: Option<&FleetPart>,
+    own: NodeId,
+) -> Arc<AttachedGateway> {
+    let handover_pps_max = config.fleet.as_ref().and_then(FleetConfig::handover_pps_max);
+    let attached = AttachedGateway::new(own, Arc::new(peers), handover_pps_max);
+    FleetPart::attach(fleet, &attached);
+    attached
+}
+
+/// The names of the node's ports.
+fn devices(node: &Running<Node>) -> Vec<String> {
+    let ports = node.networks().first().map_or(&[][..], NetworkInfo::ports);
+    ports.iter().map(|port| port.device.clone()).collect()
+}
+
+/// Where the capture's frames and the secrets of TLS go, if there is a capture.
+fn capturing(config: &GatewayConfig) -> (Option<Arc<Tap>>, KeyLogger) {
+    let tap = config.capture.socket.is_some().then(Arc::<Tap>::default);
+    let secrets = tap.clone().filter(|_| config.capture.key_log).map(Secrets);
+    (tap, secrets.map(|secrets| Arc::new(secrets) as _))
+}
+
+/// Serves the capture, if there is one.
+fn start_capture(
+    config: &GatewayConfig,
+    devices: &[String],
+    tap: Option<Arc<Tap>>,
+) -> anyhow::Result<Option<CaptureServer>> {
+    let capture = config.capture.socket.as_deref().zip(tap);
+    capture.map(|(socket, tap)| CaptureServer::start(socket, devices.to_vec(), tap)).transpose()
 }
 
 /// Logs what each worker serves, and what peers may do.

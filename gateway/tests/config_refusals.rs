@@ -28,6 +28,13 @@ fn fault(text: &str, of_gateway: bool) -> Option<String> {
 }
 
 #[test]
+fn a_client_connects_to_names_and_to_addresses() {
+    for written in ["gateway.example.org", "[fe80::1%eth0]:4433", "192.0.2.1"] {
+        assert_eq!(fault(&format!("connect = \"{written}\"\n{}", client("")), false), None);
+    }
+}
+
+#[test]
 fn a_congestion_control_that_cannot_work_is_refused_with_the_right_keys() {
     let peer = |keys: &str| {
         gateway(&format!("[[gateway]]\nnode_id = \"{NODE}\"\naddresses = [\"10.0.0.1:4433\"]\n{keys}"))
@@ -67,17 +74,28 @@ fn etcd(endpoints: &str, more: &str) -> String {
     format!("{ETCD}[fleet.etcd]\nendpoints = {endpoints}\n{more}")
 }
 
+const SALTS: [&str; 2] = ["000102030405060708090a0b0c0d0e0f", "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"];
+
+fn rotation(number: u8, salt: usize, state: &str) -> String {
+    format!("[[fleet.rotation]]\nnumber = {number}\nsalt = \"{}\"\nstate = \"{state}\"\n", SALTS[salt])
+}
+
+/// A gateway with a fleet's section.
+fn fleet(server_id: &str, rotations: &str) -> String {
+    gateway(&format!("[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"{server_id}\"\n{rotations}"))
+}
+
+fn assert_refused(cases: &[(String, &str)]) {
+    for (text, part) in cases {
+        let error = fault(text, true).expect("this file is wrong");
+        assert!(error.contains(part), "{part:?} stands in: {error}");
+    }
+}
+
 #[test]
 fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
-    let salts = ["000102030405060708090a0b0c0d0e0f", "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"];
-    let rotation = |number: u8, salt: usize, state: &str| {
-        format!("[[fleet.rotation]]\nnumber = {number}\nsalt = \"{}\"\nstate = \"{state}\"\n", salts[salt])
-    };
-    let fleet = |server_id: &str, rotations: &str| {
-        gateway(&format!("[fleet]\nkey_file = \"fleet.key\"\nserver_id = \"{server_id}\"\n{rotations}"))
-    };
     let good = rotation(0, 0, "issue");
-    for (text, part) in [
+    assert_refused(&[
         (fleet("4d2", &good), "give each gateway of the fleet a number of its own"),
         (fleet("000001", &good.replace("0001", "00")), "give what `stoq-gateway fleet salt` prints"),
         (fleet("000001", &good.replace("issue", "stop")), "expected `issue` or `accept`"),
@@ -111,6 +129,19 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
             fleet("000001", &etcd("[\"http://10.0.0.1:2379\"]", "password_file = \"a\"\n")),
             "a user and its password belong together",
         ),
+        (fleet("000001", "provider = \"zookeeper\"\n"), "unknown variant `zookeeper`"),
+        (
+            fleet("000001", &format!("provider = \"file\"\nfile = \"f\"\n{good}")),
+            "the fleet's table has the rotations; move them there",
+        ),
+    ]);
+    assert_eq!(fault(&fleet("0004d2", &(good + &rotation(1, 1, "accept"))), true), None);
+}
+
+#[test]
+fn hand_overs_and_kubernetes_need_what_they_go_by() {
+    let good = rotation(0, 0, "issue");
+    assert_refused(&[
         (
             fleet("000001", &format!("handover = true\n{good}")),
             "gateways find each other by the fleet's table",
@@ -119,7 +150,6 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
             fleet("000001", "provider = \"file\"\nfile = \"f\"\nfabric_mtu = 1600\n"),
             "it is not read; set fleet.handover = true",
         ),
-        (fleet("000001", "provider = \"zookeeper\"\n"), "unknown variant `zookeeper`"),
         (
             fleet("000001", "provider = \"kubernetes\"\n"),
             "the provider \"kubernetes\" needs the fleet's name",
@@ -134,15 +164,7 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
             "the token would pass unencrypted; give a server with https",
         ),
         (fleet("000001", &kubernetes("namespace = \"Stoq\"")), "it is no name of a namespace"),
-        (
-            fleet("000001", &format!("provider = \"file\"\nfile = \"f\"\n{good}")),
-            "the fleet's table has the rotations; move them there",
-        ),
-    ] {
-        let error = fault(&text, true).expect("this file is wrong");
-        assert!(error.contains(part), "{part:?} stands in: {error}");
-    }
-    assert_eq!(fault(&fleet("0004d2", &(good + &rotation(1, 1, "accept"))), true), None);
+    ]);
 }
 
 #[test]

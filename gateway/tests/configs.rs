@@ -369,9 +369,6 @@ fn the_shortest_files_load() {
     ] {
         load(&GATEWAY.replace("[\"127.0.0.1:4433\"]", both), true).unwrap();
     }
-    for written in ["gateway.example.org", "[fe80::1%eth0]:4433", "192.0.2.1"] {
-        load(&format!("connect = \"{written}\"\n{CLIENT}"), false).unwrap();
-    }
 }
 
 #[test]

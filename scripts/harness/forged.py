@@ -13,7 +13,7 @@ ETHERNET_BYTES = 14
 
 
 def ipv4(source, destination, payload, protocol=socket.IPPROTO_UDP):
-    """A packet over IPv4."""
+    """A packet over IPv4; its receiver does not check the header's checksum unless it forwards it."""
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
     header += socket.inet_aton(source) + socket.inet_aton(destination)
     total = sum(struct.unpack("!10H", header))

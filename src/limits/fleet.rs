@@ -35,6 +35,8 @@ pub const FLEET_LINE_BYTES_MAX: usize = 16 << 20;
 pub const FLEET_LEAVE_MS_MAX: u64 = 1_000;
 /// How long a gateway that starts without a table waits for etcd, milliseconds.
 pub const FLEET_FIRST_MS_MAX: u64 = 20_000;
+/// How often a gateway looks whether it is ready, to say so in the directory, milliseconds.
+pub const FLEET_READY_MS: u64 = 1_000;
 /// How far a gateway's clock and etcd's may be apart, seconds.
 pub const FLEET_CLOCK_S_MAX: u64 = 60;
 /// The lease by which a gateway says that it is alive in Kubernetes, seconds, as long as those of Kubernetes' own controllers. Each renewal
@@ -62,6 +64,8 @@ pub const HANDOVER_BURST_DIVISOR_LEN: u32 = 20;
 pub const HANDOVER_NET_LEN_MAX: usize = 1024;
 /// How long a gateway whose lease is gone may take to answer a question before its connections are reset, milliseconds.
 pub const HANDOVER_ANSWER_MS_MAX: u64 = 250;
+/// How long it may be silent until the clients whose flows were handed over to it are told unasked, milliseconds: it is asked twice by then.
+pub const HANDOVER_TELL_MS: u64 = 2 * HANDOVER_ANSWER_MS_MAX;
 /// How long such an answer holds, and between two questions without one, milliseconds.
 pub const HANDOVER_ASK_MS: u64 = 1_000;
 /// How long its silence holds, milliseconds: longer than connections last whose peer is silent, unless they are configured to.
@@ -72,8 +76,20 @@ pub const GONE_RESETS_BURST: u32 = 256;
 pub const GONE_RESET_MS: u64 = 1_000;
 /// Connection IDs of gateways that are gone whose resets a worker remembers; it sends no further ones in that time.
 pub const GONE_RESETS_LEN_MAX: usize = 4096;
+/// Flows handed over to other gateways that a worker remembers.
+pub const HANDED_FLOWS_LEN_MAX: usize = 8_192;
+/// How long it remembers one after its last datagram, milliseconds: the lease of a gateway that dies, and as long again, since a client that
+/// waits doubles the time between its packets.
+pub const HANDED_FLOW_MS_MAX: u64 = 30_000;
+/// Between two notes of one such flow, milliseconds.
+pub const HANDED_FLOW_NOTE_MS: u64 = 1_000;
 
-const _: () = assert!(HANDOVER_ANSWER_MS_MAX < HANDOVER_ASK_MS);
+const _: () = {
+    assert!(HANDOVER_TELL_MS < HANDOVER_ASK_MS);
+    assert!(
+        HANDED_FLOW_MS_MAX >= 2 * 1000 * FLEET_LEASE_S && HANDED_FLOW_MS_MAX >= 2 * 1000 * FLEET_KUBE_LEASE_S
+    );
+};
 
 const _: () = {
     assert!(FLEET_KUBE_LEASE_S * 1000 / 3 < FLEET_KUBE_SILENT_MS_MAX);

@@ -1,8 +1,9 @@
 //! Gateways of the fleet whose leases are gone: whether they can be reached, and which of their connections were reset.
 
+use super::handed_flows::HandedFlow;
 use crate::limits::{
-    GONE_RESET_MS, GONE_RESETS_BURST, GONE_RESETS_LEN_MAX, HANDOVER_ANSWER_MS_MAX, HANDOVER_ASK_MS,
-    HANDOVER_SILENT_MS, RESET_INTERVAL_US,
+    GONE_RESET_MS, GONE_RESETS_BURST, GONE_RESETS_LEN_MAX, HANDED_FLOWS_LEN_MAX, HANDOVER_ANSWER_MS_MAX,
+    HANDOVER_ASK_MS, HANDOVER_SILENT_MS, HANDOVER_TELL_MS, RESET_INTERVAL_US,
 };
 use crate::quic::routable::{RoutableCid, ServerId};
 use crate::token_bucket::TokenBucket;
@@ -22,6 +23,12 @@ pub(super) struct GoneMembers {
     /// The resets sent lately. Its hash has a random key.
     resets: HashMap<RoutableCid, Instant>,
     pace: TokenBucket,
+    /// The flows whose clients are to be told unasked.
+    told: Vec<(RoutableCid, HandedFlow)>,
+    /// When the next of them may be told.
+    tell_at: Option<Instant>,
+    /// When a gateway that is silent is to be asked again, or its clients are to be told.
+    overdue_at: Option<Instant>,
 }
 
 /// The questions to a gateway.
@@ -32,12 +39,42 @@ struct Asked {
     at: Instant,
     /// The first one since the last answer.
     silent_since: Option<Instant>,
+    silence: SilenceStep,
+}
+
+/// What was done about a silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SilenceStep {
+    /// Its first question was sent.
+    Begun,
+    /// The gateway was asked again: one datagram may be lost.
+    AskedAgain,
+    /// Its clients were told.
+    Told,
+}
+
+impl Asked {
+    fn overdue_at(&self) -> Option<Instant> {
+        let after_ms = match self.silence {
+            SilenceStep::Begun => HANDOVER_ANSWER_MS_MAX,
+            SilenceStep::AskedAgain => HANDOVER_TELL_MS,
+            SilenceStep::Told => return None,
+        };
+        Some(self.silent_since? + Duration::from_millis(after_ms))
+    }
 }
 
 impl Default for GoneMembers {
     fn default() -> Self {
         let pace = TokenBucket::every(Duration::from_micros(RESET_INTERVAL_US), GONE_RESETS_BURST);
-        Self { asked: HashMap::new(), resets: HashMap::new(), pace }
+        Self {
+            asked: HashMap::new(),
+            resets: HashMap::new(),
+            pace,
+            told: Vec::new(),
+            tell_at: None,
+            overdue_at: None,
+        }
     }
 }
 
@@ -45,6 +82,50 @@ impl GoneMembers {
     /// Forgets the gateways that are gone no longer.
     pub(super) fn keep(&mut self, is_gone: impl Fn(ServerId) -> bool) {
         self.asked.retain(|server_id, _| is_gone(*server_id));
+        self.told.retain(|(_, flow)| is_gone(flow.server_id));
+        self.look();
+    }
+
+    fn look(&mut self) {
+        self.overdue_at = self.asked.values().filter_map(Asked::overdue_at).min();
+    }
+
+    /// When [`GoneMembers::overdue`] and [`GoneMembers::next_told`] have something.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let tell_at = self.tell_at.filter(|_| !self.told.is_empty());
+        [self.overdue_at, tell_at].into_iter().flatten().min()
+    }
+
+    /// The gateways that are to be asked again, with the numbers of the questions, and those that were asked twice in vain.
+    pub(super) fn overdue(&mut self, now: Instant, worker: u16) -> (Vec<(ServerId, u64)>, Vec<ServerId>) {
+        let (mut again, mut silent) = (Vec::new(), Vec::new());
+        for (&server_id, asked) in &mut self.asked {
+            if asked.overdue_at().is_none_or(|at| at > now) {
+                continue;
+            }
+            if asked.silence == SilenceStep::Begun {
+                let number = Self::number(worker);
+                (asked.number, asked.at, asked.silence) = (number, now, SilenceStep::AskedAgain);
+                again.push((server_id, number));
+            } else {
+                asked.silence = SilenceStep::Told;
+                silent.push(server_id);
+            }
+        }
+        self.look();
+        self.tell_at = Some(now + Duration::from_micros(RESET_INTERVAL_US));
+        (again, silent)
+    }
+
+    /// Has the clients of these flows told.
+    pub(super) fn tell(&mut self, flows: Vec<(RoutableCid, HandedFlow)>) {
+        let room = HANDED_FLOWS_LEN_MAX.saturating_sub(self.told.len());
+        self.told.extend(flows.into_iter().take(room));
+    }
+
+    /// A flow whose client may be told now.
+    pub(super) fn next_told(&mut self, now: Instant) -> Option<(RoutableCid, HandedFlow)> {
+        if self.pace.is_empty(now) { None } else { self.told.pop() }
     }
 
     /// Whether a gateway may be reached, and the number of a question to it if one is due. It may be until a question had no answer in its
@@ -64,8 +145,11 @@ impl GoneMembers {
             return (!is_silent, None);
         }
         let number = Self::number(worker);
+        let silence =
+            known.filter(|_| silent_since.is_some()).map_or(SilenceStep::Begun, |asked| asked.silence);
         let silent_since = Some(silent_since.unwrap_or(now));
-        self.asked.insert(server_id, Asked { number, at: now, silent_since });
+        self.asked.insert(server_id, Asked { number, at: now, silent_since, silence });
+        self.look();
         (!is_silent, Some(number))
     }
 
@@ -81,8 +165,10 @@ impl GoneMembers {
 
     /// An answer has arrived. One to another question than the last, or forged, changes nothing.
     pub(super) fn answered(&mut self, number: u64) {
-        if let Some(asked) = self.asked.values_mut().find(|asked| asked.number == number) {
+        if let Some((&server_id, asked)) = self.asked.iter_mut().find(|(_, asked)| asked.number == number) {
             asked.silent_since = None;
+            self.told.retain(|(_, flow)| flow.server_id != server_id);
+            self.look();
         }
     }
 
@@ -169,5 +255,31 @@ mod tests {
             gone.reset_len(now + ms(u64::from(number)), &cid(number), 100);
         }
         assert!(gone.resets.len() <= GONE_RESETS_LEN_MAX);
+    }
+
+    #[test]
+    fn clients_are_told_after_two_questions_and_no_more_once_the_gateway_answers_or_is_alive() {
+        let (mut gone, now) = (GoneMembers::default(), Instant::now());
+        let remote = std::net::SocketAddr::from(([192, 0, 2, 1], 7777));
+        let local_ip = [203, 0, 113, 1].into();
+        let flow = HandedFlow { server_id: MEMBER, remote, local_ip, datagram_len: 60, at: now };
+        gone.may_be_there(now, MEMBER, 3);
+        assert_eq!(gone.poll_timeout(), Some(now + ms(HANDOVER_ANSWER_MS_MAX)));
+        let (again, silent) = gone.overdue(now + ms(HANDOVER_ANSWER_MS_MAX), 3);
+        let [(MEMBER, number)] = again[..] else { panic!("{again:?}") };
+        assert!(silent.is_empty());
+        assert_eq!(gone.poll_timeout(), Some(now + ms(HANDOVER_TELL_MS)));
+        let (again, silent) = gone.overdue(now + ms(HANDOVER_TELL_MS), 3);
+        assert!(again.is_empty() && silent == [MEMBER]);
+        assert_eq!(gone.poll_timeout(), None);
+        gone.tell(vec![([1; 17], flow), ([2; 17], flow), ([3; 17], flow)]);
+        assert!(gone.poll_timeout().is_some() && gone.next_told(now).is_some());
+        gone.answered(number);
+        assert!(gone.next_told(now).is_none() && gone.poll_timeout().is_none());
+        gone.tell(vec![([1; 17], flow)]);
+        gone.keep(|_| false);
+        assert!(gone.next_told(now).is_none());
+        gone.tell(vec![([1; 17], flow); HANDED_FLOWS_LEN_MAX + 1]);
+        assert_eq!(gone.told.len(), HANDED_FLOWS_LEN_MAX);
     }
 }

@@ -6,18 +6,18 @@
 
 use super::Core;
 use super::gone::GoneMembers;
+use super::handed_flows::{HandedFlow, HandedFlows};
 use super::shared::Handover;
 use crate::counters::{Counter, Counters};
 use crate::datagram::{Datagram, GueTransmit, Network};
 use crate::limits::{HANDOVER_BURST_DIVISOR_LEN, HANDOVER_NET_LEN_MAX};
 use crate::quic::admission;
 use crate::quic::fleet_members::{FleetMembers, MemberWay};
-use crate::quic::routable::{RoutableCid, ServerId};
+use crate::quic::routable::ServerId;
 use crate::token_bucket::TokenBucket;
 use crate::wire::gue::{Gue, InnerDatagram, combined_ecn};
 use bytes::BytesMut;
-use quinn_proto::{DatagramEvent, EcnCodepoint, Transmit};
-use rand::RngCore;
+use quinn_proto::{DatagramEvent, EcnCodepoint};
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
@@ -32,13 +32,15 @@ const FLOW_PORT_MIN: u16 = 0xc000;
 pub(super) struct HandingOver {
     /// The number of the last table taken.
     seen: u32,
-    members: Arc<FleetMembers>,
+    pub(super) members: Arc<FleetMembers>,
     pace: TokenBucket,
     /// Packets on their way to other gateways.
     leaving: VecDeque<(GueTransmit, Vec<u8>)>,
-    gone: GoneMembers,
+    pub(super) gone: GoneMembers,
+    /// The flows handed over lately.
+    pub(super) flows: HandedFlows,
     /// Spreads flows over ports, by a key of its own.
-    flows: RandomState,
+    ports: RandomState,
     /// The port on which this gateway listens.
     udp_port: u16,
 }
@@ -51,13 +53,19 @@ impl HandingOver {
             pace: TokenBucket::new(1, 1),
             leaving: VecDeque::new(),
             gone: GoneMembers::default(),
-            flows: RandomState::new(),
+            flows: HandedFlows::default(),
+            ports: RandomState::new(),
             udp_port,
         }
     }
 
     fn port(&self, flow: impl std::hash::Hash) -> u16 {
-        FLOW_PORT_MIN | self.flows.hash_one(flow) as u16
+        FLOW_PORT_MIN | self.ports.hash_one(flow) as u16
+    }
+
+    /// When gateways that are silent, or their clients, are to be minded.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.gone.poll_timeout()
     }
 
     fn send(&mut self, transmit: GueTransmit, gue: &Gue<'_>) {
@@ -105,7 +113,7 @@ impl Core {
     }
 
     /// Asks a gateway whether it is there. A question is never left out: its silence would mean something.
-    fn ask(&mut self, way: &MemberWay, number: u64) {
+    pub(super) fn ask(&mut self, way: &MemberWay, number: u64) {
         let &MemberWay { destination, source, .. } = way;
         let source_port = self.handing.port((destination, number));
         self.handing.send(GueTransmit { destination, source, ecn: None, source_port }, &Gue::Ask(number));
@@ -138,39 +146,13 @@ impl Core {
             ecn: ecn.map_or(0, |ecn| ecn as u8),
             payload,
         };
+        if admission::is_short(payload) {
+            let datagram_len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
+            handing.flows.note(cid, HandedFlow { server_id, remote, local_ip, datagram_len, at: now });
+        }
         handing.send(GueTransmit { destination, source, ecn, source_port }, &Gue::Inner(inner));
         self.desk.status.counters.add(Counter::HandoversNetOut, 1);
         true
-    }
-
-    /// Answers a datagram for the connection of a gateway that is gone by that gateway's stateless reset, if that is due.
-    fn reset_for_gone(
-        &mut self,
-        now: Instant,
-        (remote, local_ip): (SocketAddr, IpAddr),
-        (server_id, cid): (ServerId, &RoutableCid),
-        payload: &[u8],
-    ) {
-        // A peer has a token only once its handshake is over.
-        if !admission::is_short(payload) {
-            return;
-        }
-        let Some(reset_len) = self.handing.gone.reset_len(now, cid, payload.len()) else { return };
-        let Some(token) = self.cids.reset_of(server_id, cid) else { return };
-        // RFC 9000 §10.3: it looks like a packet with a short header, and ends in the token.
-        self.send_buf.clear();
-        self.send_buf.resize(reset_len, 0);
-        rand::rng().fill_bytes(&mut self.send_buf[..reset_len - token.len()]);
-        self.send_buf[0] = self.send_buf[0] & 0x3f | 0x40;
-        self.send_buf[reset_len - token.len()..].copy_from_slice(&token);
-        self.desk.status.counters.add(Counter::FleetResetsSent, 1);
-        self.respond(Transmit {
-            destination: remote,
-            ecn: None,
-            size: reset_len,
-            segment_size: None,
-            src_ip: Some(local_ip),
-        });
     }
 
     /// Takes a packet of GUE.

@@ -10,6 +10,7 @@ mod dials;
 mod gateways;
 mod gone;
 mod half_open;
+mod handed_flows;
 mod handing_over;
 mod inspect;
 mod inspection;
@@ -29,6 +30,7 @@ mod run_queue;
 mod shared;
 mod silence;
 mod successor;
+mod telling;
 mod transmit;
 mod unreachable;
 mod unsettled;
@@ -342,6 +344,7 @@ impl<N: Network> Worker<N> {
             self.core.connections.next_timeout(),
             self.core.half_open.poll_timeout(),
             self.core.unsettled.poll_timeout(),
+            self.core.handing.poll_timeout(),
             self.network.poll_timeout(),
             self.core.gateways_timeout(),
             self.core.desk.checks.as_ref().and_then(GroupChecks::poll_timeout),

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Core {
-    /// Takes a new renewal, new keys and a new table of the fleet, if there are some, and closes connections that are no longer needed since an earlier one.
+    /// Takes a new renewal, new keys and a new table of the fleet, if there are some, minds gateways that are gone, and closes connections that are no
+    /// longer needed since an earlier one.
     pub(super) fn take_renewal(&mut self, now: Instant) {
         if let Some(renewal) = self.desk.shared.renewed(&mut self.renewed) {
             self.renew(&renewal);
@@ -27,6 +28,7 @@ impl Core {
             self.cids = self.desk.shared.keys.cids.reader();
         }
         self.take_members(now);
+        self.mind_gone(now);
         self.close_leaving(now);
     }
 

@@ -27,13 +27,13 @@ fn server_id(gateway: u8) -> ServerId {
     ServerId([0, 0, gateway + 1])
 }
 
-fn settings(gateway: u8) -> FleetSettings {
+pub(crate) fn settings(gateway: u8) -> FleetSettings {
     let secret = FleetSecret::read(&[1; 32][..]).unwrap().unwrap();
     let rotation = CidRotation { number: 0, salt: RotationSalt([9; 16]), state: RotationState::Issue };
     FleetSettings::new(secret, server_id(gateway), vec![rotation]).unwrap()
 }
 
-fn mac(gateway: u8) -> Mac {
+pub(crate) fn mac(gateway: u8) -> Mac {
     [2, 0, 0, 0, 0, gateway + 1]
 }
 
@@ -43,8 +43,8 @@ fn own(gateway: u8) -> Vec<IpAddr> {
 }
 
 /// A fleet on one address, and the gateway to which its router sends all flows.
-struct Fleet {
-    world: World,
+pub(crate) struct Fleet {
+    pub(crate) world: World,
     ingress: Arc<AtomicU8>,
     gateways: u8,
     /// Whether gateways reach each other over IPv6.
@@ -52,7 +52,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn new(gateways: u8, workers: usize) -> Self {
+    pub(crate) fn new(gateways: u8, workers: usize) -> Self {
         Self::over(gateways, workers, false)
     }
 
@@ -78,7 +78,7 @@ impl Fleet {
     }
 
     /// Gives all gateways a table in which these have no lease.
-    fn tell(&mut self, gone: &[u8]) {
+    pub(crate) fn tell(&mut self, gone: &[u8]) {
         self.tell_with(gone, HANDOVERS_PER_S);
     }
 
@@ -105,21 +105,21 @@ impl Fleet {
     }
 
     /// Moves all flows to this gateway.
-    fn rehash(&self, gateway: u8) {
+    pub(crate) fn rehash(&self, gateway: u8) {
         self.ingress.store(gateway, Relaxed);
     }
 
     /// Kills a gateway.
-    fn kill(&mut self, gateway: u8) {
+    pub(crate) fn kill(&mut self, gateway: u8) {
         self.world.gateway(gateway.into()).dead = true;
         self.world.link.mute(mac(gateway));
     }
 
-    fn count(&self, counter: Counter) -> Vec<u64> {
+    pub(crate) fn count(&self, counter: Counter) -> Vec<u64> {
         self.world.counts(counter)
     }
 
-    fn until_closed(&mut self, peer: &Peer, limit: Duration) -> (Duration, String) {
+    pub(crate) fn until_closed(&mut self, peer: &Peer, limit: Duration) -> (Duration, String) {
         let (begun, waiting) = (self.world.now, peer.clone());
         self.world
             .run(limit, "the client hears of it", |world| world.caller(&waiting).closed(&waiting).is_some());
@@ -196,17 +196,35 @@ fn clients_of_a_fleet_send_packets_that_still_fit_in_gue() {
 }
 
 /// A station that sends any frame.
-struct Forger(SimulatedNic);
+pub(crate) struct Forger(SimulatedNic);
 
 impl Forger {
     const MAC: Mac = [2, 0, 0, 0, 0, 200];
 
-    fn new(fleet: &Fleet) -> Self {
+    pub(crate) fn new(fleet: &Fleet) -> Self {
         Self(fleet.world.link.add_station(Self::MAC, 1).pop().unwrap())
     }
 
     /// Sends a datagram to a gateway's own address.
-    fn send(&mut self, fleet: &mut Fleet, from: SocketAddr, (gateway, port): (u8, u16), payload: &[u8]) {
+    pub(crate) fn send(
+        &mut self,
+        fleet: &mut Fleet,
+        from: SocketAddr,
+        (gateway, port): (u8, u16),
+        payload: &[u8],
+    ) {
+        self.queue(fleet, from, (gateway, port), payload);
+        fleet.world.pass(Duration::from_millis(2));
+    }
+
+    /// Sends a datagram without waiting for what becomes of it.
+    pub(crate) fn queue(
+        &mut self,
+        fleet: &Fleet,
+        from: SocketAddr,
+        (gateway, port): (u8, u16),
+        payload: &[u8],
+    ) {
         let to = own(gateway).into_iter().find(|to| to.is_ipv4() == from.is_ipv4()).unwrap();
         let ports = Udp { source_port: from.port(), destination_port: port };
         let template =
@@ -216,7 +234,6 @@ impl Forger {
             template.emit(0, payload, ChecksumBy::Software, frame);
         }));
         self.0.tx_flush(fleet.world.now);
-        fleet.world.pass(Duration::from_millis(2));
     }
 
     /// Hands a datagram over to a gateway.
@@ -231,10 +248,10 @@ impl Forger {
 }
 
 /// The sender of forged datagrams.
-const SENDER: &str = "10.77.0.99:7777";
+pub(crate) const SENDER: &str = "10.77.0.99:7777";
 
 /// A packet with a short header.
-fn short(cid: &[u8], len: usize) -> Vec<u8> {
+pub(crate) fn short(cid: &[u8], len: usize) -> Vec<u8> {
     let mut packet = [&[0x41], cid].concat();
     packet.resize(len, 7);
     packet
@@ -247,7 +264,7 @@ fn long(first: u8, version: u32, cid: &[u8]) -> Vec<u8> {
     packet
 }
 
-fn issued(gateway: u8) -> Vec<u8> {
+pub(crate) fn issued(gateway: u8) -> Vec<u8> {
     FleetKeys::new(&settings(gateway)).issue(0).to_vec()
 }
 
@@ -379,7 +396,9 @@ fn the_clients_of_a_gateway_that_is_gone_are_told_in_a_round_trip_once_its_lease
         assert_eq!(questions, asked_before, "a gateway that is alive is not asked");
         fleet.tell(&[0]);
         fleet.world.pass(Duration::from_millis(HANDOVER_ANSWER_MS_MAX + 1));
-        assert_eq!(fleet.count(Counter::FleetQuestionsSent)[1], asked_before + workers as u64);
+        let questions = fleet.count(Counter::FleetQuestionsSent)[1];
+        assert_eq!(questions, asked_before + 2 * workers as u64, "once, and again after a silence");
+        assert_eq!(fleet.count(Counter::FleetResetsSent), [0, 0], "it may yet answer the second one");
         fleet.world.caller(&peer).message(&peer, ECHO, b"and now?");
         let (took, reason) = fleet.until_closed(&peer, Duration::from_secs(1));
         assert!(reason.contains("stateless reset"), "{reason}");

@@ -39,6 +39,7 @@ mod silence;
 mod skew;
 mod spreading;
 mod steering;
+mod telling;
 mod transfers;
 mod unreachable;
 mod unsettled;

@@ -14,6 +14,8 @@ pub trait FleetWatcher: Send {
     fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64;
     /// Tries again what was refused, at each turn. Returns the revision of the rotations that the gateway goes by, if it tried.
     fn again(&mut self) -> Option<u64>;
+    /// Whether the gateway is ready, which its lease tells. It is asked at each turn.
+    fn is_ready(&mut self) -> bool;
     /// Takes the state. Returns whether the cluster that answers is to be adopted.
     fn status(&mut self, status: &MemberStatus) -> bool;
 }

@@ -82,11 +82,15 @@ struct Learned {
     view: Arc<FleetView>,
 }
 
+/// Why the gateway is not ready; empty: it is.
+pub(crate) type ReadinessLook = Box<dyn Fn() -> Vec<String> + Send>;
+
 #[derive(Default)]
 struct State {
     settings: Option<FleetSettings>,
     keys_revision: u64,
     gateway: Option<Arc<AttachedGateway>>,
+    readiness: Option<ReadinessLook>,
 }
 
 impl Learned {
@@ -175,6 +179,11 @@ impl JoinedFleet {
         self.learned.view.clone()
     }
 
+    /// Has the directory told whether the gateway is ready, as this says. Without it the gateway is ready while it serves.
+    pub(crate) fn tell_readiness(&self, readiness: ReadinessLook) {
+        self.learned.state().readiness = Some(readiness);
+    }
+
     /// Has the gateway go by the table and the keys of now, and of each later one.
     pub(crate) fn attach(&self, gateway: &Arc<AttachedGateway>) {
         let mut state = self.learned.state();
@@ -202,6 +211,11 @@ struct Watcher {
 }
 
 impl FleetWatcher for Watcher {
+    fn is_ready(&mut self) -> bool {
+        let state = self.learned.state();
+        state.gateway.is_some() && state.readiness.as_ref().is_none_or(|not_ready| not_ready().is_empty())
+    }
+
     fn table(&mut self, cluster: u64, table: &Arc<FleetTable>) -> u64 {
         let roster = &table.roster;
         let is_new = self.roster.replace(roster.revision) != Some(roster.revision);

@@ -80,6 +80,17 @@ impl FleetPart {
         }
     }
 
+    /// Has the directory told whether the gateway is ready, as this says.
+    pub(crate) fn tell_readiness(
+        part: Option<&Self>,
+        readiness: Option<impl Fn() -> Vec<String> + Send + 'static>,
+    ) {
+        let joined = part.and_then(|part| part.joined.as_ref());
+        if let Some((joined, readiness)) = joined.zip(readiness) {
+            joined.tell_readiness(Box::new(readiness));
+        }
+    }
+
     /// Shows the table, if there is one.
     pub(crate) fn view(part: Option<&Self>) -> Arc<FleetView> {
         if let Some(joined) = part.and_then(|part| part.joined.as_ref()) {

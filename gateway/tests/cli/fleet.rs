@@ -344,3 +344,25 @@ fn a_gateway_whose_row_says_drain_turns_connections_away_until_it_is_active_agai
     run(site.client("ping").args(["-c", "1"]), 0);
     assert!(client.is_running(), "{}", client.log());
 }
+
+#[test]
+fn an_anycast_address_in_a_fleet_without_hand_over_is_a_warning() {
+    let mut site = site();
+    let row = row(&identities().gateway, "a1", "0004d2");
+    let rotation = format!("[[rotation]]\nnumber = 0\nsalt = \"{}\"\nstate = \"issue\"\n", SALTS[0]);
+    std::fs::write(site.path("fleet.toml"), rotation + &row).unwrap();
+    let mut warned = |handover| {
+        site.more = format!(
+            "[admin]\nlisten = \"127.0.0.1:0\"\n[anycast]\ninterface = \"stoqw{}\"\naddresses = [\"203.0.113.77\"]\n[fleet]\nkey_file = \"fleet.key\"\n\
+             server_id = \"0004d2\"\nprovider = \"file\"\nfile = \"fleet.toml\"\nhandover = {handover}\n",
+            std::process::id() % 1_000_000_000
+        );
+        let config = site.configure();
+        // It depends on the user whether the interface can be made.
+        let output = stoq_gateway().args(["check", "--config"]).arg(&config).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("server ID 0004d2"), "{said}");
+        said.contains("fleet.handover is not set")
+    };
+    assert!(warned(false) && !warned(true));
+}

@@ -295,9 +295,15 @@ fn a_gateway_follows_its_directory_in_kubernetes_with_a_new_token_and_serves_on_
         });
     };
     set("drain");
+    let says_ready = || {
+        let shown = json_of(stoq_gateway().args(["fleet", "status", "--config"]).arg(&config));
+        shown["gateways"][0]["ready"] == true
+    };
     wait_until("it is drained", || remote.get("/readyz").unwrap().0 == 503);
+    wait_until("its lease says that it is not ready", || !says_ready());
     set("active");
     wait_until("it is active", || remote.get("/readyz").unwrap().0 == 200);
+    wait_until("its lease says that it is ready", says_ready);
     served.change(|state| state.is_away = true);
     wait_until("it says that the API is away", || fleet()["directory"]["up"] == false);
     run(at_site.client("ping").args(["-c", "1"]), 0);

@@ -377,14 +377,7 @@ pub(super) fn gateway(
         worker.add_inline(Box::new(Discard::default()));
     });
     host.memory = Some(parts.memory.clone());
-    let others = peer_gateways.iter().map(|&other| PeerGateway {
-        node: gateway_node(other),
-        addresses: vec![gateway_address(other)].into(),
-        control: setup.peer_control,
-        is_standing: true,
-    });
-    let peer_gateways =
-        PeerGatewayList { peer_gateways: others.collect(), connections_max: PEER_GATEWAY_CONNECTIONS };
+    let peer_gateways = peer_list(setup, &peer_gateways);
     for worker in &mut host.workers {
         worker.add_inline(Box::new(Relay::new(worker.status(), cache.clone())));
         worker.set_peer_gateways(peer_gateways.clone(), now);
@@ -392,6 +385,17 @@ pub(super) fn gateway(
     let config = NodeConfig { peer_gateways, ..config };
     host.config = Some((config, setup.link.mtu));
     host
+}
+
+/// The list of these peer gateways, all of them standing.
+fn peer_list(setup: &Setup, others: &[usize]) -> PeerGatewayList {
+    let others = others.iter().map(|&other| PeerGateway {
+        node: gateway_node(other),
+        addresses: vec![gateway_address(other)].into(),
+        control: setup.peer_control,
+        is_standing: true,
+    });
+    PeerGatewayList { peer_gateways: others.collect(), connections_max: PEER_GATEWAY_CONNECTIONS }
 }
 
 /// The gateways that are peer gateways of this one.

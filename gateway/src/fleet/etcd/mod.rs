@@ -19,7 +19,7 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use stoq::limits::FLEET_LEAVE_MS_MAX;
+use stoq::limits::{FLEET_LEAVE_MS_MAX, FLEET_READY_MS};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle as Task;
 
@@ -103,7 +103,6 @@ impl<W: FleetWatcher> Driver<W> {
     }
 
     async fn run(mut self, end: &DirectoryEnd) {
-        self.member.set_ready(Instant::now(), true);
         let mut leave_by: Option<Instant> = None;
         loop {
             self.turn();
@@ -116,18 +115,14 @@ impl<W: FleetWatcher> Driver<W> {
             if leave_by.is_some_and(|by| self.member.has_left() || by <= Instant::now()) {
                 return;
             }
-            let wake = self.member.poll_timeout().into_iter().chain(leave_by).min();
-            let until = async {
-                match wake {
-                    Some(wake) => tokio::time::sleep_until(wake.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            // Nothing tells of readiness.
+            let look = Instant::now() + Duration::from_millis(FLEET_READY_MS);
+            let wake = self.member.poll_timeout().into_iter().chain(leave_by).fold(look, Instant::min);
             tokio::select! {
                 event = self.events.recv() => if let Some((session, event)) = event {
                     self.member.handle(Instant::now(), session, event);
                 },
-                () = until => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
                 () = end.told(), if !is_over => {}
             }
         }
@@ -135,6 +130,8 @@ impl<W: FleetWatcher> Driver<W> {
 
     /// Polls the member until it asks nothing more.
     fn turn(&mut self) {
+        let is_ready = self.watcher.is_ready();
+        self.member.set_ready(Instant::now(), is_ready);
         while let Some(request) = self.member.poll(Instant::now()) {
             match request {
                 FleetRequest::Connect { session, endpoint } => self.connect(session, endpoint),

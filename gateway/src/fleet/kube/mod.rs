@@ -24,7 +24,7 @@ use super::table::FleetTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use stoq::limits::FLEET_LEAVE_MS_MAX;
+use stoq::limits::{FLEET_LEAVE_MS_MAX, FLEET_READY_MS};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
@@ -70,7 +70,6 @@ impl Drop for Task {
 
 impl<W: FleetWatcher> KubeDriver<W> {
     async fn run(mut self, end: &DirectoryEnd) {
-        self.member.set_ready(Instant::now(), true);
         let mut leave_by: Option<Instant> = None;
         loop {
             self.turn();
@@ -83,18 +82,14 @@ impl<W: FleetWatcher> KubeDriver<W> {
             if leave_by.is_some_and(|by| self.member.has_left() || by <= Instant::now()) {
                 return;
             }
-            let wake = self.member.poll_timeout().into_iter().chain(leave_by).min();
-            let until = async {
-                match wake {
-                    Some(wake) => tokio::time::sleep_until(wake.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            // Nothing tells of readiness.
+            let look = Instant::now() + Duration::from_millis(FLEET_READY_MS);
+            let wake = self.member.poll_timeout().into_iter().chain(leave_by).fold(look, Instant::min);
             tokio::select! {
                 event = self.events.recv() => if let Some((session, event)) = event {
                     self.member.handle(Instant::now(), session, event);
                 },
-                () = until => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
                 () = end.told(), if !is_over => {}
             }
         }
@@ -102,6 +97,8 @@ impl<W: FleetWatcher> KubeDriver<W> {
 
     /// Polls the member until it asks nothing more.
     fn turn(&mut self) {
+        let is_ready = self.watcher.is_ready();
+        self.member.set_ready(Instant::now(), is_ready);
         while let Some(request) = self.member.poll(Instant::now(), unix_us()) {
             match request {
                 KubeRequest::Connect { session } => self.connect(session),
