@@ -144,7 +144,9 @@ def script():
         reasons = [errors.read_text() for _, _, errors in scene.pings]
         ensure(all("stateless reset" in reason for reason in reasons), f"not by a reset: {reasons[:3]}")
         resets, unasked = (scene.count(2, f"fleet_resets_{which}") for which in ("sent", "unasked"))
-        print(f"the lease was seen to have ended {lease_s:.1f} s after the kill, all {CLIENTS} clients told after {told_s:.1f} s")
+        print(
+            f"the lease was seen to have ended {lease_s:.1f} s after the kill, all {CLIENTS} clients told after {told_s:.1f} s"
+        )
         print(f"resets: {resets}, {unasked} of them unasked")
         # Most clients wait for seconds between two packets by then.
         ensure(unasked >= CLIENTS / 2, f"{unasked} of {CLIENTS} clients were told unasked")
