@@ -299,7 +299,8 @@ fn attached(
     own: NodeId,
 ) -> Arc<AttachedGateway> {
     let handover_pps_max = config.fleet.as_ref().and_then(FleetConfig::handover_pps_max);
-    let attached = AttachedGateway::new(own, Arc::new(peers), handover_pps_max);
+    let settle = Duration::from_millis(config.anycast.as_ref().map_or(0, |anycast| anycast.settle_ms));
+    let attached = AttachedGateway::new(own, Arc::new(peers), handover_pps_max, settle);
     FleetPart::attach(fleet, &attached);
     attached
 }

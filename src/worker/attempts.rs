@@ -82,7 +82,7 @@ impl Core {
 
     /// Takes a new attempt.
     pub(super) fn incoming(&mut self, now: Instant, incoming: Incoming) {
-        if self.draining || self.desk.shared.turns_away() {
+        if self.draining || self.desk.shared.turns_away_at(now) {
             self.desk.status.counters.add(Counter::ConnectionsTurnedAway, 1);
             self.send_buf.clear();
             let transmit = self.endpoint.refuse(incoming, &mut self.send_buf);

@@ -21,8 +21,9 @@ use bytes::BytesMut;
 use crossbeam_queue::ArrayQueue;
 use quinn_proto::{ClientConfig, EcnCodepoint, EndpointConfig, ServerConfig};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// The conduct of an idle worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -55,6 +56,7 @@ pub struct NodeShared {
     pub(super) loads: Vec<PublishedLoad>,
     lifecycle: AtomicU8,
     turns_away: AtomicBool,
+    turns_away_from: Mutex<Option<Instant>>,
     /// Each worker looks at it once a turn.
     renewals: NewestValue<Renewal>,
     peer_gateways: NewestValue<PeerGatewayList>,
@@ -87,6 +89,7 @@ impl NodeShared {
             loads: (0..workers).map(|_| PublishedLoad::default()).collect(),
             lifecycle: AtomicU8::new(RUNNING),
             turns_away: AtomicBool::new(false),
+            turns_away_from: Mutex::default(),
             renewals: NewestValue::default(),
             peer_gateways: NewestValue::default(),
             members: NewestValue::default(),
@@ -109,15 +112,22 @@ impl NodeShared {
         self.is(DRAINING)
     }
 
-    /// Turns new connections away from now on, or takes them again. Unlike a drain it can be undone: connections that there are go on, and peers
-    /// are sent no GOAWAY.
-    pub fn set_turns_away(&self, turns_away: bool) {
-        self.turns_away.store(turns_away, Ordering::Relaxed);
+    /// Turns new connections away from this time on, or takes them again. Unlike a drain it can be undone: connections that there are go on, and
+    /// peers are sent no GOAWAY.
+    pub fn set_turns_away(&self, from: Option<Instant>) {
+        *self.turns_away_from.lock().unwrap_or_else(PoisonError::into_inner) = from;
+        self.turns_away.store(from.is_some(), Ordering::Release);
     }
 
-    /// Whether new connections are turned away by [`NodeShared::set_turns_away`].
+    /// Whether new connections are to be turned away by [`NodeShared::set_turns_away`], now or soon.
     pub fn turns_away(&self) -> bool {
-        self.turns_away.load(Ordering::Relaxed)
+        self.turns_away.load(Ordering::Acquire)
+    }
+
+    /// Whether a new connection is turned away.
+    pub(super) fn turns_away_at(&self, now: Instant) -> bool {
+        let from = || *self.turns_away_from.lock().unwrap_or_else(PoisonError::into_inner);
+        self.turns_away() && from().is_some_and(|from| from <= now)
     }
 
     /// The number of datagrams handed over to this worker that it has not taken yet.

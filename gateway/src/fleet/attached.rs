@@ -6,6 +6,7 @@ use super::record::FleetState;
 use super::table::{FleetTable, Roster};
 use crate::peer_list::PeerList;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use stoq::tls::NodeId;
 
 /// A running gateway that goes by the table of its fleet.
@@ -15,14 +16,21 @@ pub(crate) struct AttachedGateway {
     peers: Arc<PeerList>,
     /// The datagrams that a worker hands over in a second; none: none are handed over.
     handover_pps_max: Option<u32>,
+    /// How long routers may still send new clients here after the gateway has said that it is not ready.
+    settle: Duration,
     /// The roster that is in effect.
     roster: Mutex<Option<Arc<Roster>>>,
 }
 
 impl AttachedGateway {
     /// A gateway that goes by no table yet.
-    pub(crate) fn new(own: NodeId, peers: Arc<PeerList>, handover_pps_max: Option<u32>) -> Arc<Self> {
-        Arc::new(Self { own, peers, handover_pps_max, roster: Mutex::default() })
+    pub(crate) fn new(
+        own: NodeId,
+        peers: Arc<PeerList>,
+        handover_pps_max: Option<u32>,
+        settle: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self { own, peers, handover_pps_max, settle, roster: Mutex::default() })
     }
 
     /// The list of its peer gateways.
@@ -50,14 +58,15 @@ impl AttachedGateway {
         self.peers.set_members(new.map_or_else(Vec::new, |roster| members(roster, self.own)));
     }
 
-    /// Turns new connections away exactly while the gateway's row is not active.
+    /// Turns new connections away while the gateway's row is not active, once its anycast addresses are gone.
     fn follow_state(&self, roster: Option<&Roster>) {
         let row = roster.and_then(|roster| roster.gateways.get(&self.own));
         let state = row.map_or(FleetState::Active, |row| row.state);
         let turns_away = state != FleetState::Active;
         let node = self.peers.node();
         if turns_away != node.turns_away() {
-            node.set_turns_away(turns_away);
+            // It is not ready at once, so that its addresses go first.
+            node.set_turns_away(turns_away.then(|| Instant::now() + self.settle));
             tracing::warn!(%state, turns_away, "the fleet's table gives this gateway another state: new connections are turned away while it is not active");
         }
     }
