@@ -134,7 +134,10 @@ fn a_change_of_the_table_leaves_tls_as_it_is_and_one_of_another_file_does_not() 
             let before = early();
             let options = ConnectOptions { early: true, ..Default::default() };
             let peer = client.connect_with(address, options).await.unwrap();
-            assert_eq!(peer.fetch(payload.token).await.unwrap().bytes(100).await.unwrap(), "kept");
+            // The session of the next connection arrives behind the handshake, before the second answer.
+            for _ in 0..2 {
+                assert_eq!(peer.fetch(payload.token).await.unwrap().bytes(100).await.unwrap(), "kept");
+            }
             early() > before
         };
         assert!(fetched_early().await);
