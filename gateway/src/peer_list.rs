@@ -4,11 +4,14 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use stoq::hop::Hops;
+use stoq::queue::Waker;
 use stoq::worker::{NodeShared, PeerGateway, PeerGatewayList};
 
 /// The peer gateways of a running gateway. A change of either part reaches the workers and the rules of forwarding at once.
 pub(crate) struct PeerList {
     node: Arc<NodeShared>,
+    /// Of each worker: one that waits for packets takes a change at once.
+    wakers: Vec<Waker>,
     hops: Arc<Hops>,
     parts: Mutex<PeerParts>,
 }
@@ -29,15 +32,20 @@ impl fmt::Debug for PeerList {
 
 impl PeerList {
     /// The list of a node, which begins without peer gateways.
-    pub(crate) fn new(node: Arc<NodeShared>, hops: Arc<Hops>) -> Self {
+    pub(crate) fn new(node: Arc<NodeShared>, wakers: Vec<Waker>, hops: Arc<Hops>) -> Self {
         let parts =
             PeerParts { configured: PeerGatewayList::default(), members: Vec::new(), dials_members: false };
-        Self { node, hops, parts: Mutex::new(parts) }
+        Self { node, wakers, hops, parts: Mutex::new(parts) }
     }
 
     /// The node whose list it is.
     pub(crate) fn node(&self) -> &NodeShared {
         &self.node
+    }
+
+    /// Has each worker look at what was changed.
+    pub(crate) fn wake(&self) {
+        self.wakers.iter().for_each(Waker::wake);
     }
 
     /// Takes the peer gateways of a configuration, and whether the members of the fleet are others.
@@ -62,6 +70,7 @@ impl PeerList {
         let list = parts.list();
         self.hops.renew_peer_gateways(list.peer_gateways.iter().map(|peer| peer.node).collect());
         self.node.renew_peer_gateways(list);
+        self.wake();
     }
 
     fn parts(&self) -> MutexGuard<'_, PeerParts> {
@@ -105,7 +114,7 @@ mod tests {
         let hops = Arc::new(Hops::new(policy, [].into()));
         let node = NodeShared::new(1, QueueRoutes::default());
         let configured = PeerGatewayList { peer_gateways: vec![peer(1, 4433)], connections_max: 32 };
-        let list = PeerList::new(node, hops.clone());
+        let list = PeerList::new(node, Vec::new(), hops.clone());
         list.configure(configured.clone(), true);
         list.set_members(vec![peer(1, 1), peer(2, 2)]);
         assert_eq!(list.parts().list().peer_gateways, [peer(1, 4433), peer(2, 2)]);

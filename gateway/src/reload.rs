@@ -166,6 +166,7 @@ impl Live {
         }
         node.renew(&renewed);
         self.parts.attached.peers().configure(renewed.peer_gateways, config.dials_members());
+        self.parts.attached.set_own(identity.node_id());
         FleetPart::attach(fleet.as_ref(), &self.parts.attached);
         self.parts.dates.set(facts.chain());
         if let Some(admin) = &self.parts.admin {

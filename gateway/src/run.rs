@@ -103,7 +103,7 @@ impl Gateway {
         log_serving(config, &node);
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
-        let peers = PeerList::new(node.shared().clone(), hops.clone());
+        let peers = PeerList::new(node.shared().clone(), node.wakers().to_vec(), hops.clone());
         peers.configure(node_config.peer_gateways, config.dials_members());
         let attached = attached(config, peers, fleet.as_ref(), identity.node_id());
         let announced = anycast.as_ref().map(Anycast::is_announced);
@@ -300,7 +300,7 @@ fn attached(
 ) -> Arc<AttachedGateway> {
     let handover_pps_max = config.fleet.as_ref().and_then(FleetConfig::handover_pps_max);
     let settle = Duration::from_millis(config.anycast.as_ref().map_or(0, |anycast| anycast.settle_ms));
-    let attached = AttachedGateway::new(own, Arc::new(peers), handover_pps_max, settle);
+    let attached = AttachedGateway::new(own, peers, handover_pps_max, settle);
     FleetPart::attach(fleet, &attached);
     attached
 }

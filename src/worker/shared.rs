@@ -146,7 +146,7 @@ impl NodeShared {
     }
 
     /// Gives every worker another list of peer gateways, and leaves all else as it is. Connections to those that stay are kept; the others
-    /// are closed once no request runs on them. A worker that waits for packets takes it within a second.
+    /// are closed once no request runs on them. A worker that waits for packets takes it within a second, or once it is woken.
     pub fn renew_peer_gateways(&self, list: PeerGatewayList) {
         self.peer_gateways.put(Arc::new(list));
     }
