@@ -1,12 +1,12 @@
 //! Members and a model of Kubernetes' API under virtual time, drawn by a seed; and a checker that looks at each table that a member takes.
 
 use crate::api::{Api, expired, throttled};
+use crate::schedule::Schedule;
 use crate::world::gateway;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoq::tls::NodeId;
@@ -25,25 +25,6 @@ enum Happening {
     WatchAsked(usize, u64, KubeCollection, u64, KubeCall),
     Told(usize, u64, KubeEvent),
     Bookmark,
-}
-
-struct Queued(Duration, u64, Happening);
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
 }
 
 struct Watching {
@@ -95,8 +76,7 @@ pub(crate) enum ApiMutant {
 pub(crate) struct Cluster {
     pub(crate) now: Duration,
     begin: Instant,
-    queue: BinaryHeap<Reverse<Queued>>,
-    queued: u64,
+    schedule: Schedule<Happening>,
     pub(crate) random: StdRng,
     pub(crate) api: Api,
     pub(crate) state: ApiState,
@@ -135,8 +115,7 @@ impl Cluster {
         let mut cluster = Self {
             now: Duration::ZERO,
             begin: Instant::now(),
-            queue: BinaryHeap::new(),
-            queued: 0,
+            schedule: Schedule::default(),
             random: StdRng::seed_from_u64(seed),
             api: Api::new(),
             state: ApiState::Well,
@@ -181,8 +160,7 @@ impl Cluster {
     }
 
     fn push(&mut self, at: Duration, happening: Happening) {
-        self.queued += 1;
-        self.queue.push(Reverse(Queued(at, self.queued, happening)));
+        self.schedule.push(at, happening);
     }
 
     fn delay(&mut self) -> Duration {
@@ -271,8 +249,7 @@ impl Cluster {
     /// Runs for this time.
     pub(crate) fn run(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
-        while self.queue.peek().is_some_and(|Reverse(next)| next.0 <= end) {
-            let Reverse(Queued(at, _, happening)) = self.queue.pop().expect("it was seen");
+        while let Some((at, happening)) = self.schedule.pop_until(end) {
             self.now = at;
             match happening {
                 Happening::Wake(at) if self.pods[at].wakes == Some(self.now) => self.turn(at),
@@ -361,14 +338,14 @@ impl Cluster {
                 }
             }
         }
-        if let Some((_, table)) = self.pods[at].member.take_table() {
+        if let Some((_, table)) = self.pods[at].member.fleet().take_table() {
             self.check(at, &table);
             let pod = &mut self.pods[at];
             (pod.tables, pod.fewest) = (pod.tables + 1, pod.fewest.min(table.alive.len()));
             let keys = table.roster.keys_revision;
             pod.table = Some(table);
-            pod.member.set_ready(now, true);
-            pod.member.set_keys(now, keys);
+            pod.member.fleet().set_ready(now, true);
+            pod.member.fleet().set_keys(now, keys);
         }
         let wakes = self.pods[at].member.poll_timeout().map(|wakes| wakes - self.begin);
         if wakes != self.pods[at].wakes {

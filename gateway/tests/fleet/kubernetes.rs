@@ -115,10 +115,10 @@ fn a_gateway_that_dies_is_seen_to_within_its_lease_and_one_that_leaves_at_once()
     cluster.run(20);
     assert_eq!(cluster.faults_at_end(), [""; 0], "it is back");
 
-    cluster.pods[3].member.leave();
+    cluster.pods[3].member.fleet().leave();
     cluster.turn(3);
     cluster.run(2);
-    assert!(cluster.pods[3].member.has_left());
+    assert!(cluster.pods[3].member.fleet().has_left());
     assert_eq!(alive(&cluster, 5), 19);
     assert_eq!(cluster.api.all("leases").len(), 19, "its Lease is deleted");
 }

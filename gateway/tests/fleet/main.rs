@@ -6,6 +6,7 @@
 mod api;
 mod cluster;
 mod kubernetes;
+mod schedule;
 mod store;
 mod world;
 

@@ -1,10 +1,10 @@
 //! Members and a model of etcd under virtual time, drawn by a seed; and a checker that looks at each table that a member takes.
 
+use crate::schedule::Schedule;
 use crate::store::{Etcd, NODES, Time};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stoq::quic::routable::ServerId;
@@ -51,25 +51,6 @@ enum Happening {
     Look,
 }
 
-struct Queued(Time, u64, Happening);
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.0, self.1) == (other.0, other.1)
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.0, self.1).cmp(&(other.0, other.1))
-    }
-}
-
 /// A member in the world.
 pub(crate) struct Station {
     pub(crate) member: FleetMember,
@@ -92,8 +73,7 @@ pub(crate) struct Station {
 pub(crate) struct World {
     pub(crate) now: Time,
     begin: Instant,
-    queue: BinaryHeap<Reverse<Queued>>,
-    queued: u64,
+    schedule: Schedule<Happening>,
     pub(crate) random: StdRng,
     pub(crate) etcd: Etcd,
     /// Watchers at each node: by station, the session and the next revision.
@@ -132,8 +112,7 @@ impl World {
         let mut world = Self {
             now: Duration::ZERO,
             begin: Instant::now(),
-            queue: BinaryHeap::new(),
-            queued: 0,
+            schedule: Schedule::default(),
             random: StdRng::seed_from_u64(seed),
             etcd: Etcd::new(0xc0ffee),
             watchers: Default::default(),
@@ -188,8 +167,7 @@ impl World {
     }
 
     fn push(&mut self, at: Time, happening: Happening) {
-        self.queued += 1;
-        self.queue.push(Reverse(Queued(at, self.queued, happening)));
+        self.schedule.push(at, happening);
     }
 
     /// A message's time on its way.
@@ -283,8 +261,7 @@ impl World {
     /// Runs for this time.
     pub(crate) fn run(&mut self, span: Duration) {
         let end = self.now + span;
-        while self.queue.peek().is_some_and(|Reverse(next)| next.0 <= end) {
-            let Reverse(Queued(at, _, happening)) = self.queue.pop().expect("it was seen");
+        while let Some((at, happening)) = self.schedule.pop_until(end) {
             self.now = at;
             match happening {
                 Happening::Wake(at) if self.stations[at].wakes == Some(self.now) => self.turn(at),

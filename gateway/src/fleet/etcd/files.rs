@@ -110,20 +110,8 @@ mod tests {
                 user: Some("a1".into()),
                 password_file: Some(password.into()),
             };
-            let fleet = FleetConfig {
-                key_file: "k".into(),
-                server_id: "000001".parse().unwrap(),
-                provider: None,
-                file: None,
-                name: Some("eu".into()),
-                saved: None,
-                etcd: None,
-                kubernetes: None,
-                handover: false,
-                handover_pps_max: None,
-                fabric_mtu: None,
-                rotation: Vec::new(),
-            };
+            let fleet = "key_file = \"k\"\nserver_id = \"000001\"\nname = \"eu\"";
+            let fleet: FleetConfig = toml::from_str(fleet).unwrap();
             EtcdSettings::read(&fleet, &etcd)
         };
         let read = etcd(&pem, &key, &secret).unwrap();

@@ -9,7 +9,7 @@ mod wire;
 
 pub use client::{EtcdClient, EtcdFault, EtcdSight};
 
-use super::directory::{DirectoryEnd, FleetWatcher};
+use super::directory::{DirectoryDriver, DirectoryEnd, FleetWatcher, drive};
 use super::exchange::{FleetEvent, FleetRequest, MemberSettings};
 use super::http::{HttpConnection, HttpEndpoint};
 use super::member::FleetMember;
@@ -18,8 +18,7 @@ use hyper::Request;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use stoq::limits::{FLEET_LEAVE_MS_MAX, FLEET_READY_MS};
+use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle as Task;
 
@@ -62,15 +61,17 @@ pub(super) async fn follow(
     watcher: impl FleetWatcher,
     end: Arc<DirectoryEnd>,
 ) {
-    Driver::new(settings, member, saved, watcher).run(&end).await;
+    let (tell, events) = unbounded_channel();
+    let own_key = member.own_key.clone();
+    let member = FleetMember::new(Instant::now(), member, saved);
+    let driver = EtcdDriver { settings: Arc::new(settings), own_key, member, tell, session: None };
+    drive(driver, events, watcher, &end).await;
 }
 
-struct Driver<W> {
+struct EtcdDriver {
     settings: Arc<EtcdSettings>,
     own_key: Arc<str>,
     member: FleetMember,
-    watcher: W,
-    events: UnboundedReceiver<(u64, FleetEvent)>,
     tell: UnboundedSender<(u64, FleetEvent)>,
     session: Option<EtcdSession>,
 }
@@ -89,67 +90,36 @@ impl Drop for EtcdSession {
     }
 }
 
-impl<W: FleetWatcher> Driver<W> {
-    fn new(
-        settings: EtcdSettings,
-        member: MemberSettings,
-        saved: Option<(u64, Arc<FleetTable>)>,
-        watcher: W,
-    ) -> Self {
-        let (tell, events) = unbounded_channel();
-        let own_key = member.own_key.clone();
-        let member = FleetMember::new(Instant::now(), member, saved);
-        Self { settings: Arc::new(settings), own_key, member, watcher, events, tell, session: None }
+impl DirectoryDriver for EtcdDriver {
+    type Event = FleetEvent;
+
+    fn member(&mut self) -> &mut FleetMember {
+        &mut self.member
     }
 
-    async fn run(mut self, end: &DirectoryEnd) {
-        let mut leave_by: Option<Instant> = None;
-        loop {
-            self.turn();
-            let is_over = end.is_over();
-            if is_over && leave_by.is_none() {
-                leave_by = Some(Instant::now() + Duration::from_millis(FLEET_LEAVE_MS_MAX));
-                self.member.leave();
-                continue;
-            }
-            if leave_by.is_some_and(|by| self.member.has_left() || by <= Instant::now()) {
-                return;
-            }
-            // Nothing tells of readiness.
-            let look = Instant::now() + Duration::from_millis(FLEET_READY_MS);
-            let wake = self.member.poll_timeout().into_iter().chain(leave_by).fold(look, Instant::min);
-            tokio::select! {
-                event = self.events.recv() => if let Some((session, event)) = event {
-                    self.member.handle(Instant::now(), session, event);
-                },
-                () = tokio::time::sleep_until(wake.into()) => {}
-                () = end.told(), if !is_over => {}
-            }
-        }
+    fn handle(&mut self, now: Instant, session: u64, event: FleetEvent) {
+        self.member.handle(now, session, event);
     }
 
-    /// Polls the member until it asks nothing more.
-    fn turn(&mut self) {
-        let is_ready = self.watcher.is_ready();
-        self.member.set_ready(Instant::now(), is_ready);
+    fn ask(&mut self) {
         while let Some(request) = self.member.poll(Instant::now()) {
             match request {
                 FleetRequest::Connect { session, endpoint } => self.connect(session, endpoint),
-                request => self.ask(request),
+                request => self.ask_for(request),
             }
-        }
-        if let Some((cluster, table)) = self.member.take_table() {
-            let keys = self.watcher.table(cluster, &table);
-            self.member.set_keys(Instant::now(), keys);
-        }
-        if let Some(keys) = self.watcher.again() {
-            self.member.set_keys(Instant::now(), keys);
-        }
-        if self.watcher.status(&self.member.status()) {
-            self.member.adopt(Instant::now());
         }
     }
 
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.member.poll_timeout()
+    }
+
+    fn adopt(&mut self, now: Instant) {
+        self.member.adopt(now);
+    }
+}
+
+impl EtcdDriver {
     fn connect(&mut self, number: u64, endpoint: usize) {
         let endpoint = self.settings.endpoint(endpoint);
         let (questions, asked) = unbounded_channel();
@@ -169,7 +139,7 @@ impl<W: FleetWatcher> Driver<W> {
         self.session = Some(EtcdSession { number, endpoint, questions, tasks: vec![task] });
     }
 
-    fn ask(&mut self, request: FleetRequest) {
+    fn ask_for(&mut self, request: FleetRequest) {
         let Some(session) = &mut self.session else { return };
         if !matches!(request, FleetRequest::WatchFrom(_)) {
             let _ = session.questions.send(request);

@@ -158,20 +158,8 @@ mod tests {
     use super::*;
 
     fn fleet(kubernetes: Option<FleetKubernetesConfig>) -> FleetConfig {
-        FleetConfig {
-            key_file: "k".into(),
-            server_id: "000001".parse().unwrap(),
-            provider: None,
-            file: None,
-            name: Some("eu".into()),
-            saved: None,
-            etcd: None,
-            handover: false,
-            handover_pps_max: None,
-            fabric_mtu: None,
-            kubernetes,
-            rotation: Vec::new(),
-        }
+        let config = "key_file = \"k\"\nserver_id = \"000001\"\nname = \"eu\"";
+        FleetConfig { kubernetes, ..toml::from_str(config).unwrap() }
     }
 
     #[test]

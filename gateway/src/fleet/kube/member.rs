@@ -91,9 +91,9 @@ impl KubeMember {
         }
     }
 
-    /// As [`FleetMember::take_table`].
-    pub fn take_table(&mut self) -> Option<(u64, Arc<FleetTable>)> {
-        self.member.take_table()
+    /// The member that this one answers from Kubernetes. What it asks and what it is told pass through here.
+    pub fn fleet(&mut self) -> &mut FleetMember {
+        &mut self.member
     }
 
     /// What it shows of itself.
@@ -101,30 +101,10 @@ impl KubeMember {
         self.member.status()
     }
 
-    /// As [`FleetMember::set_ready`].
-    pub fn set_ready(&mut self, now: Instant, ready: bool) {
-        self.member.set_ready(now, ready);
-    }
-
-    /// As [`FleetMember::set_keys`].
-    pub fn set_keys(&mut self, now: Instant, keys: u64) {
-        self.member.set_keys(now, keys);
-    }
-
     /// As [`FleetMember::adopt`].
     pub fn adopt(&mut self, now: Instant) {
         self.member.adopt(now);
         (self.cursors, self.operator.own) = (None, None);
-    }
-
-    /// As [`FleetMember::leave`].
-    pub fn leave(&mut self) {
-        self.member.leave();
-    }
-
-    /// As [`FleetMember::has_left`].
-    pub fn has_left(&self) -> bool {
-        self.member.has_left()
     }
 
     /// Takes an event of this session.

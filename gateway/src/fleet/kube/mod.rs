@@ -17,15 +17,15 @@ pub use files::KubeSettings;
 pub use member::KubeMember;
 pub use object::{KUBE_GROUP, KubeCollection, KubeNames};
 
-use super::directory::{DirectoryEnd, FleetWatcher};
+use super::directory::{DirectoryDriver, DirectoryEnd, FleetWatcher, drive};
 use super::exchange::MemberSettings;
 use super::http::HttpConnection;
+use super::member::FleetMember;
 use super::table::FleetTable;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-use stoq::limits::{FLEET_LEAVE_MS_MAX, FLEET_READY_MS};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use std::time::{Instant, SystemTime};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
 
 /// Has a gateway follow its directory in Kubernetes until `end`, from a table of an earlier process and its directory, if there is one.
@@ -38,15 +38,13 @@ pub(super) async fn follow(
 ) {
     let (tell, events) = unbounded_channel();
     let member = KubeMember::new(Instant::now(), settings.names.clone(), member, saved);
-    let driver = KubeDriver { settings: Arc::new(settings), member, watcher, events, tell, session: None };
-    driver.run(&end).await;
+    let driver = KubeDriver { settings: Arc::new(settings), member, tell, session: None };
+    drive(driver, events, watcher, &end).await;
 }
 
-struct KubeDriver<W> {
+struct KubeDriver {
     settings: Arc<KubeSettings>,
     member: KubeMember,
-    watcher: W,
-    events: UnboundedReceiver<(u64, KubeEvent)>,
     tell: UnboundedSender<(u64, KubeEvent)>,
     session: Option<KubeSession>,
 }
@@ -68,37 +66,18 @@ impl Drop for Task {
     }
 }
 
-impl<W: FleetWatcher> KubeDriver<W> {
-    async fn run(mut self, end: &DirectoryEnd) {
-        let mut leave_by: Option<Instant> = None;
-        loop {
-            self.turn();
-            let is_over = end.is_over();
-            if is_over && leave_by.is_none() {
-                leave_by = Some(Instant::now() + Duration::from_millis(FLEET_LEAVE_MS_MAX));
-                self.member.leave();
-                continue;
-            }
-            if leave_by.is_some_and(|by| self.member.has_left() || by <= Instant::now()) {
-                return;
-            }
-            // Nothing tells of readiness.
-            let look = Instant::now() + Duration::from_millis(FLEET_READY_MS);
-            let wake = self.member.poll_timeout().into_iter().chain(leave_by).fold(look, Instant::min);
-            tokio::select! {
-                event = self.events.recv() => if let Some((session, event)) = event {
-                    self.member.handle(Instant::now(), session, event);
-                },
-                () = tokio::time::sleep_until(wake.into()) => {}
-                () = end.told(), if !is_over => {}
-            }
-        }
+impl DirectoryDriver for KubeDriver {
+    type Event = KubeEvent;
+
+    fn member(&mut self) -> &mut FleetMember {
+        self.member.fleet()
     }
 
-    /// Polls the member until it asks nothing more.
-    fn turn(&mut self) {
-        let is_ready = self.watcher.is_ready();
-        self.member.set_ready(Instant::now(), is_ready);
+    fn handle(&mut self, now: Instant, session: u64, event: KubeEvent) {
+        self.member.handle(now, session, event);
+    }
+
+    fn ask(&mut self) {
         while let Some(request) = self.member.poll(Instant::now(), unix_us()) {
             match request {
                 KubeRequest::Connect { session } => self.connect(session),
@@ -110,18 +89,18 @@ impl<W: FleetWatcher> KubeDriver<W> {
                 KubeRequest::Watch { collection, watch, call } => self.watch(collection, watch, call),
             }
         }
-        if let Some((cluster, table)) = self.member.take_table() {
-            let keys = self.watcher.table(cluster, &table);
-            self.member.set_keys(Instant::now(), keys);
-        }
-        if let Some(keys) = self.watcher.again() {
-            self.member.set_keys(Instant::now(), keys);
-        }
-        if self.watcher.status(&self.member.status()) {
-            self.member.adopt(Instant::now());
-        }
     }
 
+    fn poll_timeout(&mut self) -> Option<Instant> {
+        self.member.poll_timeout()
+    }
+
+    fn adopt(&mut self, now: Instant) {
+        self.member.adopt(now);
+    }
+}
+
+impl KubeDriver {
     fn connect(&mut self, number: u64) {
         // The former connections end first.
         self.session = None;
