@@ -141,7 +141,10 @@ fn a_fleets_section_that_cannot_work_is_refused_with_the_fix() {
 #[test]
 fn hand_overs_and_kubernetes_need_what_they_go_by() {
     let good = rotation(0, 0, "issue");
+    let handed_over = fleet("000001", "provider = \"file\"\nfile = \"f\"\nhandover = true\n");
+    assert_eq!(fault(&handed_over, true), None);
     assert_refused(&[
+        (handed_over.replace(":4433", ":6080"), "6080 is the port of fleet.handover; give another"),
         (
             fleet("000001", &format!("handover = true\n{good}")),
             "gateways find each other by the fleet's table",

@@ -11,6 +11,7 @@ use stoq::peer_text::is_plain;
 use stoq::quic::transport::{PeerControl, QuicConfig};
 use stoq::tls::NodeId;
 use stoq::wire::IpFamily;
+use stoq::wire::gue::GUE_PORT;
 
 /// Checks the values of one file.
 pub(super) struct ConfigCheck<'a> {
@@ -75,6 +76,20 @@ impl ConfigCheck<'_> {
             return Err(self.value("anycast", fix));
         }
         anycast.fault().map_or(Ok(()), |(key, fix)| Err(self.value(key, fix)))
+    }
+
+    /// Packets of GUE have a port of their own.
+    pub(super) fn handover(&self, config: &GatewayConfig) -> Result<(), ConfigError> {
+        let hands_over = config.fleet.as_ref().is_some_and(|fleet| fleet.handover);
+        let key = match &config.network {
+            NetworkConfig::Dpdk(dpdk) => (dpdk.udp_port == GUE_PORT).then_some("network.udp_port"),
+            NetworkConfig::KernelUdp(kernel) => {
+                let is_taken = kernel.listen.iter().any(|address| address.port() == GUE_PORT);
+                is_taken.then_some("network.listen")
+            }
+        };
+        let fix = format!("{GUE_PORT} is the port of fleet.handover; give another, such as 4433");
+        key.filter(|_| hands_over).map_or(Ok(()), |key| Err(self.value(key, fix)))
     }
 
     pub(super) fn network(&self, network: &NetworkConfig) -> Result<(), ConfigError> {

@@ -69,6 +69,7 @@ pub fn load_gateway(file: &Path) -> Result<GatewayConfig, ConfigError> {
     check.rights(&config.rights)?;
     check.capture(&config)?;
     check.anycast(&config)?;
+    check.handover(&config)?;
     if let NetworkConfig::KernelUdp(kernel) = &config.network
         && kernel.listen.iter().any(|address| address.port() == 0)
     {

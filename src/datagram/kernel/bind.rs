@@ -1,6 +1,5 @@
 //! Sockets from addresses: the families of each one, and the sockets of a host that has only one family.
 
-use crate::wire::gue::GUE_PORT;
 use quinn_udp::UdpSocketState;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -40,7 +39,7 @@ pub(super) struct Bound {
     pub(super) peer: Option<(SocketAddr, usize)>,
     /// Whether its peer has sent a datagram.
     pub(super) answered: bool,
-    /// Whether it is on the port of GUE.
+    /// Whether it takes packets of GUE, and no datagrams of QUIC.
     pub(super) is_gue: bool,
 }
 
@@ -147,8 +146,15 @@ impl Bound {
         // A refused or smaller buffer is no failure: the granted size is read back.
         let _ = state.set_send_buffer_size((&socket).into(), config.buffer_bytes);
         let _ = state.set_recv_buffer_size((&socket).into(), config.buffer_bytes);
-        let local = socket.local_addr()?;
-        Ok(Self { local, socket, state, dual, peer: None, answered: false, is_gue: local.port() == GUE_PORT })
+        Ok(Self {
+            local: socket.local_addr()?,
+            socket,
+            state,
+            dual,
+            peer: None,
+            answered: false,
+            is_gue: false,
+        })
     }
 }
 

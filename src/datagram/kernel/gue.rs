@@ -24,7 +24,8 @@ impl GueSockets {
         let mut addresses: Vec<_> = ips.map(|ip| SocketAddr::new(ip, GUE_PORT)).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        let (bound, _) = bind::open_all(&addresses, config, bind::make)?;
+        let (mut bound, _) = bind::open_all(&addresses, config, bind::make)?;
+        bound.iter_mut().for_each(|bound| bound.is_gue = true);
         Ok(Self { bound, turns: 0 })
     }
 
