@@ -19,7 +19,9 @@ impl Machine {
     fn new(text: &str, replaced: &[(&str, &str)]) -> Self {
         let site = Site::new();
         let directory = site.directory.path();
-        let node_id = make_identity(directory, "gateway");
+        let (_, path) = text.split_once("certificate = \"").unwrap();
+        let certificate = Path::new(path.split_once('"').unwrap().0);
+        let node_id = make_identity(directory, certificate.file_stem().unwrap().to_str().unwrap());
         let (port, store) = (format!(":{}", site.port), directory.join("store"));
         let unknown = "a".repeat(52);
         let mut text = text.replace(":4433", &port).replace(&unknown, &identities().client);
