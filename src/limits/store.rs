@@ -50,6 +50,10 @@ pub const TOUCHED_LEN_MAX: usize = 1 << 16;
 pub const ROW_PAYLOAD_BYTES_MAX: u64 = super::GROUP_BYTES as u64;
 /// Hash pairs of a payload up to this size are a row of the database, bytes: those of payloads up to 1 MiB, which fill a page.
 pub const ROW_PAIRS_BYTES_MAX: u64 = DATABASE_PAGE_BYTES - STORE_ROW_BYTES;
+/// The bytes of short payloads that one row of the database has together, bytes: it fills 64 KiB of pages, with fifteen payloads of 4 KiB.
+pub const PACK_BYTES_MAX: usize = (64 << 10) - STORE_ROW_BYTES as usize;
+/// Payloads in such a row: its head is read whole to find one.
+pub const PACK_ROWS_LEN_MAX: usize = 256;
 /// What such a row takes besides the payload or the pairs, bytes.
 pub const STORE_ROW_BYTES: u64 = 64;
 /// A page of the database; longer rows have twice as many until they fit, bytes.

@@ -51,8 +51,8 @@ impl Blocks {
     pub(super) fn payload(self, length: u64, place: PayloadPlace) -> u64 {
         let bytes = match place {
             PayloadPlace::Files => self.file(length).saturating_add(self.outboard(length)),
-            PayloadPlace::Pairs(_) => self.file(length).saturating_add(row(outboard_bytes(length))),
-            PayloadPlace::Row(_) => row(length),
+            PayloadPlace::Pairs(_) => self.file(length).saturating_add(row_bytes(outboard_bytes(length))),
+            PayloadPlace::Row(_) => row_bytes(length),
         };
         bytes.saturating_add(STORE_ROWS_BYTES)
     }
@@ -116,7 +116,7 @@ impl Blocks {
 }
 
 /// The row of a short payload: alone in pages of the database, or half of what shares a page with others.
-fn row(length: u64) -> u64 {
+pub(super) fn row_bytes(length: u64) -> u64 {
     let bytes = length.saturating_add(STORE_ROW_BYTES);
     if 4 * bytes <= DATABASE_PAGE_BYTES {
         2 * bytes

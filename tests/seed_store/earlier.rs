@@ -60,12 +60,46 @@ pub(crate) fn forget(dir: &Path) {
     }
 }
 
+type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// Gives each payload of a pack a row of its own, as layouts before packs had it.
+fn unpack(writing: &redb::WriteTransaction) {
+    let mut bytes = writing.open_table(Rows::new("bytes")).unwrap();
+    let holes = writing.open_table(Rows::new("holes")).unwrap();
+    for row in writing.open_table(Rows::new("packs")).unwrap().iter().unwrap() {
+        let (first, pack) = row.unwrap();
+        let (count, rest) = pack.value().split_first_chunk().unwrap();
+        let (head, rest) = rest.split_at(12 * u32::from_be_bytes(*count) as usize);
+        let mut start = 0;
+        for entry in head.chunks(12) {
+            let (number, end) = entry.split_at(8);
+            let end = u32::from_be_bytes(end.try_into().unwrap()) as usize;
+            if holes.get(&[first.value(), number].concat()[..]).unwrap().is_none() {
+                // Behind the check.
+                bytes.insert(number, &rest[4..][start..end]).unwrap();
+            }
+            start = end;
+        }
+    }
+    drop(holes);
+    for name in ["packs", "holes"] {
+        assert!(writing.delete_table(Rows::new(name)).unwrap());
+    }
+}
+
 /// Gives the database of a store that is closed, or was killed, the rows that an earlier layout had.
 pub(crate) fn to_layout(dir: &Path, layout: u32) {
     let database = redb::Database::open(dir.join("store.redb")).unwrap();
     let writing = database.begin_write().unwrap();
+    unpack(&writing);
+    if layout == 4 {
+        let mut notes = writing.open_table(Rows::new("notes")).unwrap();
+        notes.insert(&b"layout"[..], &layout.to_be_bytes()[..]).unwrap();
+        drop(notes);
+        return writing.commit().unwrap();
+    }
     for name in ["holdings", "ends", "ages", "sets", "accounts", "gone", "notes"] {
-        let mut table = writing.open_table(TableDefinition::<&[u8], &[u8]>::new(name)).unwrap();
+        let mut table = writing.open_table(Rows::new(name)).unwrap();
         let rows = table
             .iter()
             .unwrap()
@@ -78,9 +112,9 @@ pub(crate) fn to_layout(dir: &Path, layout: u32) {
             table.remove(&b"journal"[..]).unwrap();
         }
     }
-    assert!(writing.delete_table(TableDefinition::<&[u8], &[u8]>::new("owners")).unwrap());
+    assert!(writing.delete_table(Rows::new("owners")).unwrap());
     if layout < 2 {
-        assert!(writing.delete_table(TableDefinition::<&[u8], &[u8]>::new("bytes")).unwrap());
+        assert!(writing.delete_table(Rows::new("bytes")).unwrap());
     }
     writing.commit().unwrap();
 }

@@ -215,7 +215,7 @@ fn a_database_of_the_layout_before_the_journal_is_taken_over() {
     }
     let database = redb::Database::open(dir.path().join("store.redb")).unwrap();
     let notes = database.begin_read().unwrap().open_table(NOTES).unwrap();
-    assert_eq!(notes.get(&b"layout"[..]).unwrap().unwrap().value(), 4u32.to_be_bytes());
+    assert_eq!(notes.get(&b"layout"[..]).unwrap().unwrap().value(), 5u32.to_be_bytes());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+use stoq::limits::STORE_ROWS_BYTES;
 use stoq::seed::{CheckResult, Lease, MemoryPages, MemoryTier, Store, StoreConfig, StoreError, Urgency};
 use stoq::tls::NodeId;
 use stoq::token::Token;
@@ -224,5 +225,34 @@ fn a_database_of_the_layout_before_rows_of_payloads_is_taken_over() {
     let store = Store::open(dir.path(), StoreConfig::default()).unwrap();
     for data in [&long, &short] {
         assert_eq!(check(&store, Token::of(data)), CheckResult::Whole);
+    }
+}
+
+#[test]
+fn payloads_of_the_layout_before_packs_stay_as_they_are_beside_new_ones_and_may_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let all: Vec<_> = (0..20).map(|seed| short(4096, seed)).collect();
+    let (old, new) = all.split_at(10);
+    let store = open(&dir);
+    old.iter().for_each(|data| drop(put(&store, data).unwrap()));
+    let left = super::journal::killed(dir.path());
+    drop(store);
+    for dir in [&dir, &left] {
+        super::earlier::to_layout(dir.path(), 4);
+        let store = open(dir);
+        new.iter().for_each(|data| drop(put(&store, data).unwrap()));
+        drop(store);
+        let store = open(dir);
+        for data in &all {
+            assert_eq!(check(&store, Token::of(data)), CheckResult::Whole);
+        }
+        let usage_bytes = store.usage_bytes();
+        for (token, _) in store.list() {
+            assert!(store.remove(token).unwrap());
+        }
+        assert_eq!((store.usage_bytes(), usage_bytes), (0, 20 * (8192 + STORE_ROWS_BYTES)));
+        put(&store, &all[0]).unwrap();
+        drop(store);
+        assert_eq!(check(&open(dir), Token::of(&all[0])), CheckResult::Whole);
     }
 }

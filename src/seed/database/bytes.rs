@@ -29,13 +29,11 @@ impl RowBytes {
                 out.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
                 Ok(())
             }
-            Self::Stored(latest, number) => {
-                match latest.read(StoreTable::Bytes, &key(*number), offset, out) {
-                    Ok(read) => read.map_err(io::Error::from),
-                    Err(redb::Error::Io(error)) => Err(error),
-                    Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-                }
-            }
+            Self::Stored(latest, number) => match latest.read_bytes(&key(*number), offset, out) {
+                Ok(read) => read.map_err(io::Error::from),
+                Err(redb::Error::Io(error)) => Err(error),
+                Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A check: the first bytes of a hash of the table, the key and the value.
-const CHECK_BYTES: usize = 4;
+pub(super) const CHECK_BYTES: usize = 4;
 
 /// Whether the rows of a table have checks. The bytes of payloads and hash pairs are checked by their tokens.
 pub(super) fn has_checks(table: StoreTable, key: &[u8]) -> bool {
@@ -14,7 +14,8 @@ pub(super) fn has_checks(table: StoreTable, key: &[u8]) -> bool {
     table != StoreTable::Bytes && !(table == StoreTable::Notes && key == LAYOUT_ROW)
 }
 
-fn check(table: StoreTable, key: &[u8], value: &[u8]) -> [u8; CHECK_BYTES] {
+/// The check of a value.
+pub(super) fn check(table: StoreTable, key: &[u8], value: &[u8]) -> [u8; CHECK_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(table.name().as_bytes()).update(&(key.len() as u64).to_be_bytes()).update(key);
     let hash = hasher.update(value).finalize();

@@ -12,7 +12,12 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, redb::Error>) -> Result
     let outer = CATCHES.replace(true);
     let result = catch_unwind(AssertUnwindSafe(run));
     CATCHES.set(outer);
-    result.unwrap_or_else(|_| Err(redb::Error::Corrupted("a page of it is damaged".into())))
+    result.unwrap_or_else(|_| damaged_page())
+}
+
+/// The error of a page that is not what was written.
+pub(super) fn damaged_page<T>() -> Result<T, redb::Error> {
+    Err(redb::Error::Corrupted("a page of it is damaged".into()))
 }
 
 /// Whether a panic of this thread is caught now, and is an error of a store's database: a hook of panics then only reports it.

@@ -100,17 +100,16 @@ impl LatestRows {
         drop(taken);
     }
 
-    /// Fills `out` with the bytes of a row from `offset` on, if there is such a row and it is long enough.
-    pub(super) fn read(
+    /// Fills `out` from `offset` on with the bytes of a short payload or of hash pairs, if they are there and there are enough of them.
+    pub(super) fn read_bytes(
         &self,
-        table: StoreTable,
         key: &[u8],
         offset: u64,
         out: &mut [u8],
     ) -> Result<Result<(), io::ErrorKind>, redb::Error> {
         let snapshot = {
             let state = self.state();
-            if let Some(changed) = state.journaled(table, key) {
+            if let Some(changed) = state.journaled(StoreTable::Bytes, key) {
                 return Ok(changed
                     .as_deref()
                     .map_or(Err(io::ErrorKind::NotFound), |row| copy_part(row, offset, out)));
@@ -118,7 +117,7 @@ impl LatestRows {
             state.snapshot.clone()
         };
         match snapshot {
-            Some(snapshot) => snapshot.read(table, key, offset, out),
+            Some(snapshot) => snapshot.read_bytes(key, offset, out),
             None => Ok(Err(io::ErrorKind::NotFound)),
         }
     }

@@ -10,6 +10,7 @@ mod guard;
 mod journal;
 mod latest;
 mod opened;
+mod packs;
 mod rebuild;
 mod rows;
 mod rows_journal;

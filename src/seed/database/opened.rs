@@ -5,8 +5,9 @@ use super::checked::{RottenRows, with_check};
 use super::guard::{GuardedDatabase, guarded};
 use super::journal::JournalNote;
 use super::latest::LatestRows;
-use super::snapshot::{Snapshot, definition};
-use super::table::{Changes, LAYOUT_ROW, StoreTable};
+use super::packs;
+use super::snapshot::Snapshot;
+use super::table::{Changes, LAYOUT_ROW, StoreTable, definition};
 use crate::limits::DATABASE_CACHE_BYTES;
 use crate::seed::disk::{StoreDisk, parent, write_error};
 use crate::seed::error::StoreError;
@@ -19,9 +20,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// The name of the file.
 pub(in crate::seed) const DATABASE: &str = "store.redb";
 /// The version of the tables and of what their rows hold.
-pub(super) const LAYOUT: u32 = 4;
-/// Earlier versions: short payloads were files as well, then there was no journal, and last rows had no checks and owners no table.
+pub(super) const LAYOUT: u32 = 5;
+/// Earlier versions: short payloads were files as well, then there was no journal, and then rows had no checks and owners no table.
 const EARLIER_LAYOUTS: [u32; 3] = [1, 2, 3];
+/// The last one without packs. Its rows stay as they are.
+const UNPACKED_LAYOUT: u32 = 4;
 /// The first one with a journal.
 const JOURNAL_LAYOUT: u32 = 3;
 /// The row of what the database knows of its journal.
@@ -196,6 +199,9 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<Option<u32>, Store
     };
     match guarded(layout).map_err(damaged)? {
         Some(LAYOUT) => return Ok(None),
+        Some(UNPACKED_LAYOUT) => {
+            return guarded(|| add_packs(database)).map(|()| None).map_err(damaged);
+        }
         Some(earlier) if EARLIER_LAYOUTS.contains(&earlier) => return Ok(Some(earlier)),
         Some(layout) => {
             return Err(StoreError::Layout { path: path.to_owned(), layout, known: LAYOUT });
@@ -212,6 +218,7 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<Option<u32>, Store
         for table in StoreTable::ALL {
             writing.open_table(definition(table))?;
         }
+        packs::make(&writing)?;
         {
             let mut notes = writing.open_table(definition(StoreTable::Notes))?;
             notes.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
@@ -222,6 +229,15 @@ fn prepare(database: &GuardedDatabase, path: &Path) -> Result<Option<u32>, Store
         Ok(None)
     };
     guarded(make).map_err(damaged)
+}
+
+/// Takes the layout before packs over: they begin to be written.
+fn add_packs(database: &GuardedDatabase) -> Result<(), redb::Error> {
+    let mut writing = database.get()?.begin_write()?;
+    writing.set_quick_repair(true);
+    packs::make(&writing)?;
+    writing.open_table(definition(StoreTable::Notes))?.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;
+    Ok(writing.commit()?)
 }
 
 /// Writes changes, the older ones first, and makes them durable with the note of the journal: all or none.
@@ -253,7 +269,8 @@ pub(super) fn write_changes(
     changes: &[&Changes],
     stored: impl Fn(StoreTable, &[u8], &[u8]) -> Vec<u8>,
 ) -> Result<(), redb::Error> {
-    for table in StoreTable::ALL {
+    packs::write(writing, changes)?;
+    for table in StoreTable::ALL.into_iter().filter(|table| *table != StoreTable::Bytes) {
         if changes.iter().all(|changes| changes.of(table).is_empty()) {
             continue;
         }

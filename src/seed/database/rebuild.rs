@@ -8,9 +8,10 @@ use super::checked::{RottenRows, with_check, without_check};
 use super::guard::guarded;
 use super::journal::JournalNote;
 use super::opened::{Database, JOURNAL_ROW, LAYOUT, write_changes};
+use super::packs;
 use super::rows::Rows;
-use super::snapshot::{Row, definition};
-use super::table::{Changes, LAYOUT_ROW, StoreTable};
+use super::snapshot::Row;
+use super::table::{Changes, LAYOUT_ROW, StoreTable, definition};
 use crate::seed::error::StoreError;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
@@ -104,6 +105,7 @@ impl Database {
             for table in StoreTable::ALL {
                 writing.open_table(definition(table))?;
             }
+            packs::make(&writing)?;
             {
                 let mut notes = writing.open_table(definition(StoreTable::Notes))?;
                 notes.insert(LAYOUT_ROW, &LAYOUT.to_be_bytes()[..])?;

@@ -2,8 +2,9 @@
 
 use super::checked::{RottenRows, without_check};
 use super::guard::{GuardedDatabase, guarded};
-use super::table::StoreTable;
-use redb::{ReadOnlyTable, ReadableDatabase, TableDefinition};
+use super::packs::Packs;
+use super::table::{StoreTable, definition};
+use redb::{ReadOnlyTable, ReadableDatabase};
 use std::fmt::{self, Debug, Formatter};
 use std::io;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 /// All rows at one commit. It may be read without any lock. A row whose check is wrong is noted, and is none.
 pub(super) struct Snapshot {
     tables: [ReadOnlyTable<&'static [u8], &'static [u8]>; StoreTable::ALL.len()],
+    packs: Packs,
     rotten: Arc<RottenRows>,
 }
 
@@ -18,10 +20,6 @@ impl Debug for Snapshot {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("Snapshot")
     }
-}
-
-pub(super) fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
-    TableDefinition::new(table.name())
 }
 
 impl Snapshot {
@@ -35,7 +33,7 @@ impl Snapshot {
             }
             let tables = tables.try_into();
             let tables = tables.map_err(|_| redb::Error::Corrupted("tables are missing".into()))?;
-            Ok(Self { tables, rotten: rotten.clone() })
+            Ok(Self { tables, packs: Packs::of(&reading)?, rotten: rotten.clone() })
         })
     }
 
@@ -55,16 +53,19 @@ impl Snapshot {
         })
     }
 
-    /// Fills `out` with the bytes of a row without a check from `offset` on, if there is such a row and it is long enough.
-    pub(super) fn read(
+    /// Fills `out` from `offset` on with the bytes of a short payload or of hash pairs, if they are there and there are enough of them.
+    pub(super) fn read_bytes(
         &self,
-        table: StoreTable,
         key: &[u8],
         offset: u64,
         out: &mut [u8],
     ) -> Result<Result<(), io::ErrorKind>, redb::Error> {
         guarded(|| {
-            let Some(row) = self.tables[table as usize].get(key)? else {
+            if let Some(copied) = self.packs.read(key, |bytes| copy_part(bytes, offset, out))? {
+                return Ok(copied);
+            }
+            // Of a version before packs.
+            let Some(row) = self.tables[StoreTable::Bytes as usize].get(key)? else {
                 return Ok(Err(io::ErrorKind::NotFound));
             };
             Ok(copy_part(row.value(), offset, out))

@@ -1,5 +1,6 @@
 //! The tables of a store's database, and changes of their rows.
 
+use redb::TableDefinition;
 use std::collections::BTreeMap;
 
 /// The row of the layout's version.
@@ -54,6 +55,11 @@ impl StoreTable {
             Self::Owners => "owners",
         }
     }
+}
+
+/// A table as the database has it.
+pub(super) fn definition(table: StoreTable) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+    TableDefinition::new(table.name())
 }
 
 /// Changes of rows: new values, and `None` for a row that is removed.
