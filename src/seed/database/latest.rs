@@ -16,6 +16,8 @@ struct State {
     taking: Option<Arc<Changes>>,
     /// What was written to a journal since.
     journaled: Changes,
+    /// What the database has taken over. It is to be dropped without a lock: it is large.
+    spent: Vec<Arc<Changes>>,
 }
 
 impl State {
@@ -95,9 +97,12 @@ impl LatestRows {
         let mut state = self.state();
         state.snapshot = Some(Arc::new(snapshot));
         let taken = state.taking.take();
-        drop(state);
-        // Many rows: no reader waits for their end.
-        drop(taken);
+        state.spent.extend(taken);
+    }
+
+    /// What the database took over since the last call.
+    pub(super) fn take_spent(&self) -> Vec<Arc<Changes>> {
+        std::mem::take(&mut self.state().spent)
     }
 
     /// Fills `out` from `offset` on with the bytes of a short payload or of hash pairs, if they are there and there are enough of them.

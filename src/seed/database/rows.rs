@@ -220,6 +220,11 @@ impl Rows {
         self.changed.0[table as usize].insert(key, None);
     }
 
+    /// Changes that are rows of the database by now, to be dropped without a lock.
+    pub(in crate::seed) fn take_spent(&self) -> Vec<Arc<Changes>> {
+        self.latest().take_spent()
+    }
+
     /// Whether something is to be committed.
     pub(in crate::seed) fn is_changed(&self) -> bool {
         !self.changed.is_empty()
