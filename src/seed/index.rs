@@ -253,18 +253,20 @@ impl Index {
 
     /// Inserts an entry, or changes what it holds. The lease replaces that of the same account.
     pub(super) fn insert(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
-        let (before, mut leases) = self.take_out(&token).unzip();
-        let mut leases = leases.take().unwrap_or_default();
-        let is_new = leases.is_empty();
-        if let Some(before) = before {
-            self.leave_place(&token, &before.body, &body);
-        }
+        let Some((before, mut leases)) = self.take_out(&token) else {
+            return self.insert_new(token, lease, bytes, body);
+        };
+        self.leave_place(&token, &before.body, &body);
         place(&mut leases, lease);
         self.put_in(token, leases, bytes, body);
         self.push_change(token);
-        if is_new {
-            self.note_sets_of(token);
-        }
+    }
+
+    /// Inserts an entry that is not there.
+    pub(super) fn insert_new(&mut self, token: AnyToken, lease: Lease, bytes: u64, body: EntryBody) {
+        self.put_in(token, vec![lease], bytes, body);
+        self.push_change(token);
+        self.note_sets_of(token);
     }
 
     /// Makes an entry count as used at this number.

@@ -56,7 +56,12 @@ impl Rows {
     pub(in crate::seed) fn bytes(&self, number: u64) -> Option<RowBytes> {
         match self.uncommitted(StoreTable::Bytes, &key(number)) {
             Some(changed) => changed.clone().map(|bytes| RowBytes::There(bytes.into())),
-            None => Some(RowBytes::Stored(self.latest(), number)),
+            None => Some(self.stored_bytes(number)),
         }
+    }
+
+    /// The bytes with this number, to be read once they are committed.
+    pub(in crate::seed) fn stored_bytes(&self, number: u64) -> RowBytes {
+        RowBytes::Stored(self.latest(), number)
     }
 }

@@ -153,8 +153,15 @@ impl PayloadWriter {
             NewPayload::Row(row) => PayloadPlace::Row(store.index().keep_bytes(row.take())),
         };
         self.grant(length, place);
-        // While the lock is held: no other thread can remove it before it is opened.
-        let held = store.get(&self.token);
+        let held = match place {
+            PayloadPlace::Row(number) => {
+                // They can be read once they are durable.
+                let bytes = store.index().rows.stored_bytes(number);
+                OpenPayload::of_row(&store.disk, (self.token, length), number, bytes).map(Some)
+            }
+            // While the lock is held: no other thread can remove it before it is opened.
+            PayloadPlace::Files | PayloadPlace::Pairs(_) => store.get(&self.token),
+        };
         drop(one);
         let files = match self.new {
             NewPayload::Files(files) => Some(files),
@@ -166,8 +173,19 @@ impl PayloadWriter {
     /// Inserts the payload with its lease, and with those that it had before it was damaged.
     fn grant(&mut self, length: u64, place: PayloadPlace) {
         let any = AnyToken::from(self.token);
-        let earlier = self.store.index().lost(&any).map_or(Vec::new(), |lost| lost.leases);
         let asked = self.store.granted(self.lease);
+        let earlier = {
+            let mut index = self.store.index();
+            match index.lost(&any) {
+                Some(lost) => lost.leases,
+                None if index.get(&any).is_some() => Vec::new(),
+                None => {
+                    self.reserved.settle(&mut index);
+                    let bytes = index.blocks.payload(length, place);
+                    return index.insert_new(any, asked, bytes, EntryBody::Payload { length, place });
+                }
+            }
+        };
         let same = earlier.iter().find(|held| StoreAccount::of(held) == StoreAccount::of(&asked));
         let lease = match same {
             Some(held) if self.store.index().get(&any).is_none() => self.store.joined(*held, asked),
