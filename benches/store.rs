@@ -6,13 +6,14 @@
 //!
 //! - the time of the next open, in a process of its own, and the resident memory after it;
 //! - times of look-ups of random tokens, as LOCATE and `stat` make them;
-//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 512, and the syncs a second of a file on the same disk, to
-//!   which as many bytes are written before each as the payloads of one commit have at most, before and after them.
+//! - puts of 4 KiB a second, PUTS of them (20,000) from 64 threads and then from 512, the time of processors that one takes, and the syncs a second of
+//!   a file on the same disk, to which as many bytes are written before each as the payloads of one commit have at most, before and after them.
 //!
 //! Figures are of this machine and its disk, and of what else it does meanwhile.
 
 #![allow(clippy::print_stdout, reason = "it prints for the user who runs it by hand")]
 
+use rustix::time::{ClockId, clock_gettime};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -83,6 +84,12 @@ fn syncs_per_s(directory: &Path, bytes: usize) -> io::Result<f64> {
     let rate = syncs as f64 / begun.elapsed().as_secs_f64();
     fs::remove_file(path)?;
     Ok(rate)
+}
+
+/// The time that this process has had of processors, seconds.
+fn processor_s() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn resident_bytes() -> u64 {
@@ -165,15 +172,19 @@ fn measure(directory: &Path, held: u64, puts: u64) -> Result<(), Box<dyn std::er
     for threads in THREADS_LEN {
         let batch = threads as usize * PUT_BYTES;
         let first = syncs_per_s(directory, batch)?;
+        let begun_s = processor_s();
         let took = put_all(&store, threads, puts, |number| {
             let mut bytes = vec![0x51; PUT_BYTES];
             bytes[..8].copy_from_slice(&number.to_be_bytes());
             bytes[8..16].copy_from_slice(&threads.to_be_bytes());
             bytes
         })?;
+        let each_us = (processor_s() - begun_s) / puts as f64 * 1e6;
         let last = syncs_per_s(directory, batch)?;
         let (rate, syncs) = (puts as f64 / took.as_secs_f64(), (first + last) / 2.0);
-        println!("{puts} payloads of 4 KiB from {threads} threads: {rate:.0} a second");
+        println!(
+            "{puts} payloads of 4 KiB from {threads} threads: {rate:.0} a second, {each_us:.1} us of processors each"
+        );
         println!(
             "syncs of {batch} bytes on this disk: {first:.0} a second before, {last:.0} after; {:.2} of what such batches allow",
             rate / (syncs * threads as f64)
