@@ -1,7 +1,7 @@
 //! The other gateways of a fleet: where their datagrams are handed over to. Immutable, and replaced whole.
 
 use super::routable::ServerId;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// Another gateway of the fleet, as the fleet's directory has it.
@@ -30,7 +30,7 @@ pub struct MemberWay {
 #[derive(Clone, Debug, Default)]
 pub struct FleetMembers {
     ways: HashMap<ServerId, MemberWay>,
-    addresses: HashSet<IpAddr>,
+    addresses: HashMap<IpAddr, ServerId>,
     handover_pps_max: u32,
 }
 
@@ -44,9 +44,12 @@ impl FleetMembers {
                 Some(MemberWay { destination, source, is_gone: member.is_gone })
             })
         };
+        let of_member = |member: &OtherGateway| {
+            member.addresses.clone().into_iter().zip(std::iter::repeat(member.server_id))
+        };
         Self {
             ways: members.iter().filter_map(|member| Some((member.server_id, way(member)?))).collect(),
-            addresses: members.iter().flat_map(|member| &member.addresses).copied().collect(),
+            addresses: members.iter().flat_map(of_member).collect(),
             handover_pps_max,
         }
     }
@@ -61,9 +64,9 @@ impl FleetMembers {
         self.ways.iter().map(|(server_id, way)| (*server_id, *way))
     }
 
-    /// Whether a gateway has this address.
-    pub fn has(&self, address: IpAddr) -> bool {
-        self.addresses.contains(&address)
+    /// The gateway that has this address.
+    pub fn at(&self, address: IpAddr) -> Option<ServerId> {
+        self.addresses.get(&address).copied()
     }
 
     /// The datagrams that a worker may hand over in a second.
@@ -95,6 +98,7 @@ mod tests {
         assert_eq!(members.way(ServerId([0, 0, 2])), None);
         let gone = members.ways().filter(|(_, way)| way.is_gone).map(|(id, _)| id);
         assert_eq!(gone.collect::<Vec<_>>(), [ServerId([0, 0, 3])]);
-        assert!(members.has(ip("2001:db8::2")) && !members.has(ip("192.0.2.9")));
+        assert_eq!(members.at(ip("2001:db8::2")), Some(ServerId([0, 0, 2])));
+        assert_eq!(members.at(ip("192.0.2.9")), None);
     }
 }

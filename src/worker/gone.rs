@@ -40,6 +40,10 @@ struct Asked {
     /// The first one since the last answer.
     silent_since: Option<Instant>,
     silence: SilenceStep,
+    /// When other workers were last told of a sign of life.
+    passed_on_at: Option<Instant>,
+    /// When a sign of life last made a silence begin anew.
+    doubted_at: Option<Instant>,
 }
 
 /// What was done about a silence.
@@ -54,6 +58,11 @@ enum SilenceStep {
 }
 
 impl Asked {
+    fn is_silent(&self, now: Instant) -> bool {
+        let since = self.silent_since.map(|since| now.saturating_duration_since(since));
+        since.is_some_and(|since| since >= Duration::from_millis(HANDOVER_ANSWER_MS_MAX))
+    }
+
     fn overdue_at(&self) -> Option<Instant> {
         let after_ms = match self.silence {
             SilenceStep::Begun => HANDOVER_ANSWER_MS_MAX,
@@ -125,7 +134,14 @@ impl GoneMembers {
 
     /// A flow whose client may be told now.
     pub(super) fn next_told(&mut self, now: Instant) -> Option<(RoutableCid, HandedFlow)> {
-        if self.pace.is_empty(now) { None } else { self.told.pop() }
+        if self.pace.is_empty(now) {
+            return None;
+        }
+        // Those of a gateway that has given a sign of life wait for its answer.
+        let is_silent =
+            |flow: &HandedFlow| self.asked.get(&flow.server_id).is_some_and(|asked| asked.is_silent(now));
+        let at = self.told.iter().rposition(|(_, flow)| is_silent(flow))?;
+        Some(self.told.swap_remove(at))
     }
 
     /// Whether a gateway may be reached, and the number of a question to it if one is due. It may be until a question had no answer in its
@@ -140,7 +156,7 @@ impl GoneMembers {
         let age = |at: Instant| now.saturating_duration_since(at);
         let known = self.asked.get(&server_id).filter(|asked| age(asked.at) < ms(HANDOVER_SILENT_MS));
         let silent_since = known.and_then(|asked| asked.silent_since);
-        let is_silent = silent_since.is_some_and(|since| age(since) >= ms(HANDOVER_ANSWER_MS_MAX));
+        let is_silent = known.is_some_and(|asked| asked.is_silent(now));
         if known.is_some_and(|asked| age(asked.at) < ms(HANDOVER_ASK_MS)) {
             return (!is_silent, None);
         }
@@ -148,7 +164,10 @@ impl GoneMembers {
         let silence =
             known.filter(|_| silent_since.is_some()).map_or(SilenceStep::Begun, |asked| asked.silence);
         let silent_since = Some(silent_since.unwrap_or(now));
-        self.asked.insert(server_id, Asked { number, at: now, silent_since, silence });
+        let (passed_on_at, doubted_at) =
+            known.map_or((None, None), |asked| (asked.passed_on_at, asked.doubted_at));
+        self.asked
+            .insert(server_id, Asked { number, at: now, silent_since, silence, passed_on_at, doubted_at });
         self.look();
         (!is_silent, Some(number))
     }
@@ -170,6 +189,45 @@ impl GoneMembers {
             self.told.retain(|(_, flow)| flow.server_id != server_id);
             self.look();
         }
+    }
+
+    /// Whether there are any.
+    #[inline]
+    pub(super) fn are_there(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Whether a sign of life of a gateway is passed on to the other workers: it is gone, and they have not been told in the last moments.
+    pub(super) fn is_news(&mut self, now: Instant, server_id: ServerId) -> bool {
+        let Some(asked) = self.asked.get_mut(&server_id) else { return false };
+        let lately = Duration::from_millis(HANDOVER_ANSWER_MS_MAX);
+        if asked.passed_on_at.is_some_and(|at| now.saturating_duration_since(at) < lately) {
+            return false;
+        }
+        asked.passed_on_at = Some(now);
+        true
+    }
+
+    /// A question or a datagram of a gateway has arrived at a worker at this time. It may be forged, unlike an answer, so it proves nothing: a silence from
+    /// before it begins anew, with a question whose number is returned. No more often than a gateway is asked, so that forged ones keep no client from being told.
+    pub(super) fn heard(
+        &mut self,
+        now: Instant,
+        server_id: ServerId,
+        at: Instant,
+        worker: u16,
+    ) -> Option<u64> {
+        let asked = self.asked.get_mut(&server_id)?;
+        let lately = Duration::from_millis(HANDOVER_ASK_MS);
+        let is_after = asked.silent_since.is_some_and(|since| since <= at);
+        if !is_after || asked.doubted_at.is_some_and(|at| now.saturating_duration_since(at) < lately) {
+            return None;
+        }
+        let number = Self::number(worker);
+        (asked.number, asked.at, asked.doubted_at) = (number, now, Some(now));
+        (asked.silent_since, asked.silence) = (Some(now), SilenceStep::Begun);
+        self.look();
+        Some(number)
     }
 
     /// The length of the reset that answers a datagram of `len` bytes with this connection ID, if one is due.
@@ -233,6 +291,28 @@ mod tests {
     }
 
     #[test]
+    fn a_sign_of_life_begins_a_silence_anew_once_a_second() {
+        let (mut gone, now) = (GoneMembers::default(), Instant::now());
+        let silent = |gone: &mut GoneMembers, at| !gone.may_be_there(now + ms(at), MEMBER, 3).0;
+        assert!(!gone.is_news(now, MEMBER) && gone.heard(now, MEMBER, now, 3).is_none(), "it is not gone");
+        gone.may_be_there(now + ms(1), MEMBER, 3);
+        assert!(silent(&mut gone, 300));
+        assert_eq!(gone.heard(now + ms(300), MEMBER, now, 3), None, "from before the silence");
+        assert!(gone.is_news(now + ms(300), MEMBER) && !gone.is_news(now + ms(301), MEMBER));
+        let number = gone.heard(now + ms(300), MEMBER, now + ms(300), 3).unwrap();
+        assert!(!silent(&mut gone, 300) && !silent(&mut gone, 549));
+        // Another one is not heeded so soon, and clients are told as after any silence.
+        assert_eq!(gone.heard(now + ms(400), MEMBER, now + ms(400), 3), None);
+        assert!(silent(&mut gone, 550));
+        assert_eq!(gone.overdue(now + ms(550), 3).0.len(), 1);
+        assert_eq!(gone.overdue(now + ms(800), 3).1, [MEMBER]);
+        gone.answered(number);
+        assert!(silent(&mut gone, 800), "the answer to an earlier question");
+        assert!(gone.heard(now + ms(1300), MEMBER, now + ms(1300), 3).is_some());
+        assert!(!silent(&mut gone, 1300));
+    }
+
+    #[test]
     fn a_connection_id_is_reset_once_a_second_by_less_than_was_received() {
         let (mut gone, now) = (GoneMembers::default(), Instant::now());
         let cid: RoutableCid = [7; 17];
@@ -273,12 +353,13 @@ mod tests {
         assert!(again.is_empty() && silent == [MEMBER]);
         assert_eq!(gone.poll_timeout(), None);
         gone.tell(vec![([1; 17], flow), ([2; 17], flow), ([3; 17], flow)]);
-        assert!(gone.poll_timeout().is_some() && gone.next_told(now).is_some());
+        let later = now + ms(HANDOVER_TELL_MS);
+        assert!(gone.poll_timeout().is_some() && gone.next_told(later).is_some());
         gone.answered(number);
-        assert!(gone.next_told(now).is_none() && gone.poll_timeout().is_none());
+        assert!(gone.next_told(later).is_none() && gone.poll_timeout().is_none());
         gone.tell(vec![([1; 17], flow)]);
         gone.keep(|_| false);
-        assert!(gone.next_told(now).is_none());
+        assert!(gone.next_told(later).is_none());
         gone.tell(vec![([1; 17], flow); HANDED_FLOWS_LEN_MAX + 1]);
         assert_eq!(gone.told.len(), HANDED_FLOWS_LEN_MAX);
     }

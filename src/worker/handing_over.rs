@@ -41,6 +41,8 @@ pub(super) struct HandingOver {
     pub(super) flows: HandedFlows,
     /// Spreads flows over ports, by a key of its own.
     ports: RandomState,
+    /// The changes of the signs of life that are taken.
+    pub(super) signs: u32,
     /// The port on which this gateway listens.
     udp_port: u16,
 }
@@ -55,6 +57,7 @@ impl HandingOver {
             gone: GoneMembers::default(),
             flows: HandedFlows::default(),
             ports: RandomState::new(),
+            signs: 0,
             udp_port,
         }
     }
@@ -105,6 +108,7 @@ impl Core {
 
     /// Whether a gateway whose lease is gone may still be reached. It is asked now and then.
     fn may_be_there(&mut self, now: Instant, server_id: ServerId, way: &MemberWay) -> bool {
+        self.take_signs(now);
         let (may_be, question) = self.handing.gone.may_be_there(now, server_id, self.index);
         if let Some(number) = question {
             self.ask(way, number);
@@ -165,12 +169,11 @@ impl Core {
 
     fn gue(&mut self, now: Instant, datagram: &Datagram<'_>) -> Result<(), Counter> {
         let &Datagram { remote, local_ip, ecn, payload, .. } = datagram;
-        if !self.handing.members.has(remote.ip()) {
-            return Err(Counter::DropHandoverStranger);
-        }
+        let sender = self.handing.members.at(remote.ip()).ok_or(Counter::DropHandoverStranger)?;
         let inner = match Gue::parse(payload).map_err(|_| Counter::DropHandoverMalformed)? {
             Gue::Inner(inner) => inner,
             Gue::Ask(number) => {
+                self.heard_from(now, sender);
                 let source = local_ip.ok_or(Counter::DropHandoverMalformed)?;
                 if self.handing.leaving.len() >= HANDOVER_NET_LEN_MAX {
                     return Err(Counter::DropHandoverLimited);
@@ -192,6 +195,7 @@ impl Core {
         if !admission::may_be_quic(inner.payload) {
             return Err(Counter::DropHandoverMalformed);
         }
+        self.heard_from(now, sender);
         // One that names yet another gateway is not handed over again.
         let owner = self.cids.owner(inner.payload, self.desk.shared.workers);
         let owner = owner.ok_or(Counter::DropHandoverForeign)?;

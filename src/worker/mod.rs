@@ -28,6 +28,7 @@ mod received;
 mod renew;
 mod run_queue;
 mod shared;
+mod signs_of_life;
 mod silence;
 mod successor;
 mod telling;

@@ -6,6 +6,7 @@ use super::inspection::Inspection;
 use super::newest::NewestValue;
 use super::node_seats::NodeSeats;
 use super::published_load::PublishedLoad;
+use super::signs_of_life::SignsOfLife;
 use super::view::Gauges;
 use crate::counters::Counters;
 use crate::limits::HANDOVER_RING_LEN;
@@ -62,6 +63,7 @@ pub struct NodeShared {
     peer_gateways: NewestValue<PeerGatewayList>,
     /// The other gateways of the fleet. Each worker looks at it once a turn.
     members: NewestValue<FleetMembers>,
+    pub(super) signs: SignsOfLife,
     /// Counts the changes of the fleet's keys.
     keys_changed: AtomicU32,
 }
@@ -93,6 +95,7 @@ impl NodeShared {
             renewals: NewestValue::default(),
             peer_gateways: NewestValue::default(),
             members: NewestValue::default(),
+            signs: SignsOfLife::default(),
             keys_changed: AtomicU32::new(0),
         })
     }
@@ -170,6 +173,7 @@ impl NodeShared {
 
     /// Hands datagrams over to these gateways of the fleet, and takes theirs.
     pub fn set_members(&self, members: FleetMembers) {
+        self.signs.keep(|server_id| members.way(server_id).is_some_and(|way| way.is_gone));
         self.members.put(Arc::new(members));
     }
 

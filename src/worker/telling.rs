@@ -53,6 +53,30 @@ impl Core {
         true
     }
 
+    /// A question or a datagram has arrived from a gateway. If its lease is gone, this is a sign of life, which all workers are to know.
+    #[inline]
+    pub(super) fn heard_from(&mut self, now: Instant, server_id: ServerId) {
+        if self.handing.gone.are_there() && self.handing.gone.is_news(now, server_id) {
+            self.desk.shared.signs.note(server_id, now);
+            self.take_signs(now);
+        }
+    }
+
+    /// Takes the signs of life that are new, and asks those gateways that were silent.
+    pub(super) fn take_signs(&mut self, now: Instant) {
+        for (server_id, at) in self.desk.shared.signs.newer(&mut self.handing.signs) {
+            if let Some(number) = self.handing.gone.heard(now, server_id, at, self.index) {
+                self.ask_member(server_id, number);
+            }
+        }
+    }
+
+    fn ask_member(&mut self, server_id: ServerId, number: u64) {
+        if let Some(way) = self.handing.members.way(server_id) {
+            self.ask(&way, number);
+        }
+    }
+
     /// Asks gateways that are silent once more, and tells the clients of those that stay silent.
     #[inline]
     pub(super) fn mind_gone(&mut self, now: Instant) {
@@ -63,11 +87,10 @@ impl Core {
 
     #[cold]
     fn mind_silent(&mut self, now: Instant) {
+        self.take_signs(now);
         let (again, silent) = self.handing.gone.overdue(now, self.index);
         for (server_id, number) in again {
-            if let Some(way) = self.handing.members.way(server_id) {
-                self.ask(&way, number);
-            }
+            self.ask_member(server_id, number);
         }
         for server_id in silent {
             let flows = self.handing.flows.take(now, server_id);

@@ -57,13 +57,7 @@ impl Fleet {
     }
 
     fn over(gateways: u8, workers: usize, over_v6: bool) -> Self {
-        let anycast = (0..gateways).map(settings).collect();
-        let world = World::new(Setup {
-            gateways: gateways.into(),
-            gateway_workers: workers,
-            anycast,
-            ..Setup::default()
-        });
+        let world = World::new(Self::setup(gateways, workers));
         let ingress = Arc::<AtomicU8>::default();
         let chosen = ingress.clone();
         world.link.route(ROUTER_MAC, move |_| mac(chosen.load(Relaxed)));
@@ -77,6 +71,18 @@ impl Fleet {
         fleet
     }
 
+    fn setup(gateways: u8, gateway_workers: usize) -> Setup {
+        let anycast = (0..gateways).map(settings).collect();
+        Setup { gateways: gateways.into(), gateway_workers, anycast, ..Setup::default() }
+    }
+
+    /// Starts the first gateway anew, after it was killed. It has a table in which all others have leases.
+    pub(crate) fn restart(&mut self, workers: usize) {
+        self.world.kill_and_restart_gateway_as(&Self::setup(self.gateways, workers));
+        self.world.link.unmute(mac(0));
+        self.tell_one(0, &[], HANDOVERS_PER_S);
+    }
+
     /// Gives all gateways a table in which these have no lease.
     pub(crate) fn tell(&mut self, gone: &[u8]) {
         self.tell_with(gone, HANDOVERS_PER_S);
@@ -84,17 +90,21 @@ impl Fleet {
 
     fn tell_with(&mut self, gone: &[u8], pps_max: u32) {
         for gateway in 0..self.gateways {
-            let others = (0..self.gateways).filter(|&other| other != gateway);
-            let others: Vec<_> = others
-                .map(|other| OtherGateway {
-                    server_id: server_id(other),
-                    addresses: self.addresses(other),
-                    is_gone: gone.contains(&other),
-                })
-                .collect();
-            let members = FleetMembers::new(&own(gateway), &others, pps_max);
-            self.world.gateway(gateway.into()).shared.set_members(members);
+            self.tell_one(gateway, gone, pps_max);
         }
+    }
+
+    fn tell_one(&mut self, gateway: u8, gone: &[u8], pps_max: u32) {
+        let others = (0..self.gateways).filter(|&other| other != gateway);
+        let others: Vec<_> = others
+            .map(|other| OtherGateway {
+                server_id: server_id(other),
+                addresses: self.addresses(other),
+                is_gone: gone.contains(&other),
+            })
+            .collect();
+        let members = FleetMembers::new(&own(gateway), &others, pps_max);
+        self.world.gateway(gateway.into()).shared.set_members(members);
     }
 
     /// The addresses of a gateway, in the order of its row.

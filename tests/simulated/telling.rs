@@ -1,6 +1,7 @@
 //! Clients of a fleet's gateway that is dead: those that only wait are told as well, unasked.
 
-use crate::handover::{Fleet, Forger, SENDER, mac, settings, short};
+use crate::handover::{Fleet, Forger, SENDER, issued, mac, settings, short};
+use crate::support::caller::Peer;
 use crate::support::{ECHO, UDP_PORT, anycast_v4, anycast_v6};
 use std::time::Duration;
 use stoq::counters::Counter;
@@ -9,6 +10,7 @@ use stoq::limits::{
     HANDOVER_TELL_MS, RESET_INTERVAL_US,
 };
 use stoq::quic::fleet::FleetKeys;
+use stoq::wire::gue::{GUE_PORT, Gue};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -105,4 +107,82 @@ fn a_flood_of_connection_ids_has_bounded_resets_at_a_bounded_rate() {
     assert!(fleet.count(Counter::TxBytes)[1] - bytes < told[1] * (60 + 42));
     fleet.world.pass(Duration::from_secs(2));
     assert_eq!(fleet.count(Counter::FleetResetsSent), told);
+}
+
+/// A fleet whose first gateway was killed, and is silent for all workers of the second one; with a client of it that only waits.
+fn with_a_gateway_that_is_dead(workers: usize) -> (Fleet, Peer) {
+    let mut fleet = Fleet::new(2, workers);
+    // What gateways send each other arrives at another worker than what clients send.
+    let last = workers - 1;
+    fleet.world.link.steer(mac(1), move |frame, _| if is_gue(frame) { last } else { 0 });
+    let waiting = fleet.world.connect(0, anycast_v4());
+    fleet.kill(0);
+    fleet.tell(&[0]);
+    fleet.world.pass(Duration::from_secs(2));
+    (fleet, waiting)
+}
+
+fn is_gue(frame: &[u8]) -> bool {
+    frame.get(36..38) == Some(&GUE_PORT.to_be_bytes())
+}
+
+#[test]
+fn connections_of_a_gateway_that_returns_are_not_reset_while_its_lease_is_not_known() {
+    for workers in [1, 3] {
+        let (mut fleet, waiting) = with_a_gateway_that_is_dead(workers);
+        let mut forger = Forger::new(&fleet);
+        let at_the_second = |fleet: &Fleet| fleet.count(Counter::FleetResetsSent)[1];
+        forger.send(&mut fleet, SENDER.parse().unwrap(), (1, UDP_PORT), &short(&issued(0), 60));
+        assert_eq!(at_the_second(&fleet), 1, "it is taken for dead");
+        // It has a table, and the other one does not have its lease.
+        fleet.restart(workers);
+        fleet.world.pass(ms(5));
+        fleet.rehash(0);
+        let peer = fleet.world.connect(0, anycast_v4());
+        fleet.rehash(1);
+        fleet.world.echo(&peer, b"the first datagram that moves");
+        fleet.world.pass(Duration::from_secs(3));
+        fleet.world.echo(&peer, b"still here");
+        assert_eq!(at_the_second(&fleet), 1);
+        assert!(fleet.count(Counter::HandoversNetIn)[0] > 0);
+        // A connection of its former process is reset by itself.
+        fleet.rehash(0);
+        fleet.world.caller(&waiting).message(&waiting, ECHO, b"who are you?");
+        let (_, reason) = fleet.until_closed(&waiting, Duration::from_secs(1));
+        assert!(reason.contains("stateless reset"), "{reason}");
+        assert_eq!(fleet.count(Counter::QuicStatelessResetsSent), [1, 0]);
+        assert_eq!(at_the_second(&fleet), 1);
+    }
+}
+
+#[test]
+fn forged_signs_of_life_keep_no_client_from_being_told() {
+    let (mut fleet, waiting) = with_a_gateway_that_is_dead(3);
+    let mut forger = Forger::new(&fleet);
+    let mut question = vec![0; Gue::Ask(7).encoded_len()];
+    Gue::Ask(7).emit(&mut question);
+    fleet.rehash(1);
+    let asked = fleet.count(Counter::FleetQuestionsSent)[1];
+    for from in [SENDER.parse().unwrap(), std::net::SocketAddr::new([10, 77, 0, 1].into(), 50_000)] {
+        for _ in 0..250 {
+            forger.send(&mut fleet, from, (1, GUE_PORT), &question);
+        }
+        let questions = fleet.count(Counter::FleetQuestionsSent)[1] - asked;
+        // Each worker is asked at most for those of one second, and once more when it is in doubt.
+        let is_member = from.port() == 50_000;
+        assert!(if is_member { (1..=6).contains(&questions) } else { questions == 0 }, "{from}: {questions}");
+    }
+    fleet.world.caller(&waiting).message(&waiting, ECHO, b"is anyone there?");
+    let begun = fleet.world.now;
+    while fleet.world.caller(&waiting).closed(&waiting).is_none() {
+        forger.send(
+            &mut fleet,
+            std::net::SocketAddr::new([10, 77, 0, 1].into(), 50_000),
+            (1, GUE_PORT),
+            &question,
+        );
+        assert!(fleet.world.now - begun < Duration::from_secs(1), "it is not told");
+    }
+    let reason = fleet.world.caller(&waiting).closed(&waiting).unwrap().to_owned();
+    assert!(reason.contains("stateless reset"), "{reason}");
 }

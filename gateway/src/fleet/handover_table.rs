@@ -56,7 +56,7 @@ mod tests {
             let ips: [IpAddr; 2] = [[192, 0, 2, 2].into(), [192, 0, 2, 1].into()];
             assert_eq!(([way.destination, way.source], way.is_gone), (ips, is_gone), "{origin:?}");
             assert_eq!(members.way(ServerId([0, 0, 1])), None, "that is the gateway itself");
-            assert!(!members.has(ips[1]) && members.handover_pps_max() == 9);
+            assert!(members.at(ips[1]).is_none() && members.handover_pps_max() == 9);
         }
         let stranger = handover_table(&table(TableOrigin::File), id('q'), 9);
         assert_eq!(
