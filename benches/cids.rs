@@ -28,7 +28,7 @@ fn measure(name: &str, cids: &NodeCids) {
             datagram
         })
         .collect();
-    let reader = cids.reader();
+    let mut reader = cids.reader();
     let best = (0..9)
         .map(|_| {
             let (start, mut at) = (Instant::now(), 0);

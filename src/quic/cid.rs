@@ -77,7 +77,7 @@ impl NodeCids {
     pub fn reader(&self) -> CidReader {
         match self {
             Self::Masked(key) => CidReader::Masked(key.clone()),
-            Self::Routable(ring) => CidReader::Routable(ring.now()),
+            Self::Routable(ring) => CidReader::Routable(RoutableReader::new(ring.now())),
         }
     }
 
@@ -95,17 +95,49 @@ pub enum CidReader {
     /// Of 8 bytes.
     Masked(CidKey),
     /// Of 17 bytes.
-    Routable(Arc<FleetKeys>),
+    Routable(RoutableReader),
+}
+
+/// Reads connection IDs of 17 bytes by these keys, and remembers the last one: packets of a connection often arrive one after another, and each would be
+/// decrypted.
+#[derive(Clone, Debug)]
+pub struct RoutableReader {
+    keys: Arc<FleetKeys>,
+    /// Zeros are no ID of this form.
+    last: RoutableCid,
+    last_place: Option<(ServerId, u16)>,
+}
+
+impl RoutableReader {
+    fn new(keys: Arc<FleetKeys>) -> Self {
+        Self { keys, last: [0; ROUTABLE_CID_LEN], last_place: None }
+    }
+
+    /// See [`FleetKeys::place`].
+    #[inline]
+    fn place(&mut self, cid: &RoutableCid) -> Option<(ServerId, u16)> {
+        if self.last != *cid {
+            (self.last, self.last_place) = (*cid, self.keys.place(cid));
+        }
+        self.last_place
+    }
+
+    /// See [`FleetKeys::worker`].
+    #[inline]
+    fn worker(&mut self, cid: &RoutableCid) -> Option<u16> {
+        let (server_id, worker) = self.place(cid)?;
+        (server_id == self.keys.server_id()).then_some(worker)
+    }
 }
 
 impl CidReader {
     /// The worker, below `workers`, that must see this datagram. `None` if any worker will do: for connection
     /// IDs that no worker here issued, such as a client's choice for its first packets.
     #[inline]
-    pub fn owner(&self, datagram: &[u8], workers: usize) -> Option<u16> {
+    pub fn owner(&mut self, datagram: &[u8], workers: usize) -> Option<u16> {
         let worker = match self {
             Self::Masked(key) => key.worker(issued_id(datagram)?),
-            Self::Routable(keys) => keys.worker(issued_id(datagram)?)?,
+            Self::Routable(reader) => reader.worker(issued_id(datagram)?)?,
         };
         (usize::from(worker) < workers).then_some(worker)
     }
@@ -114,18 +146,18 @@ impl CidReader {
 impl CidReader {
     /// The gateway that issued the connection ID of a datagram, and the ID, if that is another one than this. It may be none of the fleet:
     /// the ID that a client chose for its first packets can look like any.
-    pub fn elsewhere<'a>(&self, datagram: &'a [u8]) -> Option<(ServerId, &'a RoutableCid)> {
-        let Self::Routable(keys) = self else { return None };
+    pub fn elsewhere<'a>(&mut self, datagram: &'a [u8]) -> Option<(ServerId, &'a RoutableCid)> {
+        let Self::Routable(reader) = self else { return None };
         let cid = issued_id(datagram)?;
-        let (server_id, _) = keys.place(cid)?;
-        (server_id != keys.server_id()).then_some((server_id, cid))
+        let (server_id, _) = reader.place(cid)?;
+        (server_id != reader.keys.server_id()).then_some((server_id, cid))
     }
 
     /// The stateless reset token that another gateway gave to its peer with this connection ID.
     pub fn reset_of(&self, server_id: ServerId, cid: &RoutableCid) -> Option<[u8; RESET_TOKEN_LEN]> {
         match self {
             Self::Masked(_) => None,
-            Self::Routable(keys) => keys.reset_of(server_id, cid),
+            Self::Routable(reader) => reader.keys.reset_of(server_id, cid),
         }
     }
 }
@@ -200,6 +232,9 @@ impl ConnectionIdGenerator for WorkerCids {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fleet_settings::{
+        CidRotation, FleetSecret, FleetSettings, RotationSalt, RotationState,
+    };
     use super::*;
     use proptest::prelude::*;
 
@@ -240,6 +275,58 @@ mod tests {
         let mut strange = cids(&CidKey::random(), 0);
         let passed = (0..6400).filter(|_| last.validate(&strange.generate_cid()).is_ok()).count();
         assert!((20..300).contains(&passed), "{passed} of 6400 pass; one of 64 is expected to");
+    }
+
+    #[test]
+    fn what_is_remembered_of_an_id_is_said_of_no_other_one_and_by_no_other_keys() {
+        let fleet = |server_id, rotations: &[u8], issuing| {
+            let rotation = |&number| CidRotation {
+                number,
+                salt: RotationSalt([number; 16]),
+                state: if number == issuing { RotationState::Issue } else { RotationState::Accept },
+            };
+            let secret = FleetSecret::new(zeroize::Zeroizing::new([1; 32]));
+            let rotations = rotations.iter().map(rotation).collect();
+            FleetSettings::new(secret, ServerId([0, 0, server_id]), rotations).unwrap()
+        };
+        let packet = |cid: &[u8]| [&[0x40], cid, &[0; 30]].concat();
+        let ring = FleetRing::new(&fleet(1, &[0, 1], 0));
+        let node = NodeCids::Routable(ring.clone());
+        let (own, other) = (packet(&ring.now().issue(1)), packet(&ring.now().issue(2)));
+        let elsewhere = packet(&FleetKeys::new(&fleet(2, &[0], 0)).issue(1));
+        let of_next_rotation = packet(&FleetKeys::new(&fleet(1, &[1], 1)).issue(3));
+        let unknown = packet(&FleetKeys::new(&fleet(1, &[2], 2)).issue(1));
+        let mut reader = node.reader();
+        for _ in 0..2 {
+            for _ in 0..2 {
+                assert_eq!(reader.owner(&own, 8), Some(1));
+            }
+            assert_eq!(reader.owner(&other, 8), Some(2));
+            assert_eq!(reader.owner(&other, 2), None, "of a former process with more workers");
+            for _ in 0..2 {
+                assert_eq!(reader.owner(&elsewhere, 8), None);
+                assert_eq!(reader.elsewhere(&elsewhere).map(|(id, _)| id), Some(ServerId([0, 0, 2])));
+                assert_eq!(reader.elsewhere(&own), None);
+            }
+            for _ in 0..2 {
+                assert_eq!((reader.owner(&unknown, 8), reader.elsewhere(&unknown)), (None, None));
+                assert_eq!(reader.owner(&packet(&[0; 17]), 8), None);
+            }
+            assert_eq!(reader.owner(&of_next_rotation, 8), Some(3));
+        }
+        // The last octet differs alone, and the first one.
+        for at in [1, ROUTABLE_CID_LEN] {
+            let mut near = own.clone();
+            near[at] ^= if at == 1 { 0x20 } else { 1 };
+            assert_eq!(reader.owner(&own, 8), Some(1));
+            let mut fresh = node.reader();
+            assert_eq!(reader.elsewhere(&near), fresh.elsewhere(&near));
+        }
+        assert_eq!(reader.owner(&own, 8), Some(1));
+        ring.renew(&fleet(1, &[1], 1));
+        let mut renewed = node.reader();
+        assert_eq!(renewed.owner(&own, 8), None, "its rotation is removed");
+        assert_eq!(renewed.owner(&of_next_rotation, 8), Some(3));
     }
 
     #[test]
