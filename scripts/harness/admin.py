@@ -18,10 +18,11 @@ from harness import DISCARD, ECHO, Scene, ensure, kernel, main, random_file, run
 
 FILE_BYTES = 32 << 20
 #: These are there with a DPDK port, a peer gateway or a second of silence only.
-ELSEWHERE = re.compile(r"stoq_port_(rx|tx)_|stoq_peer_gateway_up|stoq_fleet_")
+ELSEWHERE = re.compile(r"stoq_port_(rx|tx)_|stoq_peer_gateway_up|stoq_fleet_|stoq_anycast_")
 #: Panels of the dashboard that have nothing to show of a gateway on kernel sockets that is alone.
 EMPTY = {"Drops by reason", "Missed, no buffer, errors", "Bytes of the device", "Peer gateways up"}
 EMPTY |= {"Gateways of the fleet", "The fleet's directory", "The fleet's table"}
+EMPTY |= {"Hand-overs dropped", "Anycast addresses announced, lease", "Rotations of the fleet's keys, twins"}
 
 
 class Admin(Scene):

@@ -221,6 +221,8 @@ def script():
         a1, a2 = fleet.start_gateway("a1"), fleet.start_gateway("a2")
         for gateway in (a1, a2):
             wait_until("both are alive", lambda g=gateway: fleet.alive(g) == ["a1", "a2"])
+        for name, value in (("lease", 1), ("twin", 0), ("rotations", 1)):
+            ensure(fleet.metric(a1, f"stoq_fleet_{name}") == value, f"stoq_fleet_{name} is not {value}")
         denied = fleet.etcdctl("put", f"{PREFIX}/fleet", "{}", user="a1:a1-secret", check=False)
         ensure("permission denied" in denied.stderr, f"a gateway's user may write the fleet's keys: {denied.stderr}")
         fleet.changes((a1, a2), 2.0)

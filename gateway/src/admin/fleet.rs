@@ -89,6 +89,8 @@ pub(super) fn metrics(view: &FleetView, out: &mut Exposition) {
     out.single("stoq_fleet_table_revision", MetricKind::Gauge, help, table.roster.revision);
     let help = "Gateways in the fleet's table.";
     out.single("stoq_fleet_gateways", MetricKind::Gauge, help, table.roster.gateways.len());
+    let help = "Rotations of the fleet's keys in the table: more than one while a rotation is half done.";
+    out.single("stoq_fleet_rotations", MetricKind::Gauge, help, table.roster.rotations.len());
     let Some(status) = view.status() else { return };
     let help = "Gateways of the table that say they are alive, as far as the directory is known.";
     let alive = table.roster.gateways.keys().filter(|node| table.is_alive(node) == Some(true)).count();
@@ -106,4 +108,8 @@ pub(super) fn metrics(view: &FleetView, out: &mut Exposition) {
     let help = "1 while the directory's keys or its cluster are refused; /status and the log name the fault.";
     let refused = u8::from(!status.refusal().is_empty());
     out.single("stoq_fleet_table_refused", MetricKind::Gauge, help, refused);
+    let help = "1 while the gateway has a lease in the directory: without one the others take it for gone.";
+    out.single("stoq_fleet_lease", MetricKind::Gauge, help, u8::from(status.has_lease));
+    let help = "1 while another process says in the directory that it is this gateway.";
+    out.single("stoq_fleet_twin", MetricKind::Gauge, help, u8::from(status.twin.is_some()));
 }

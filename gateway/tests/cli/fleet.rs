@@ -190,6 +190,10 @@ fn a_table_in_a_file_is_taken_at_a_reload_or_refused_with_its_row_and_a_gateway_
     assert_eq!(fleet()["gateways"].as_array().unwrap().len(), 2);
     let (_, metrics) = remote.get("/metrics").unwrap();
     assert!(metrics.contains("\nstoq_fleet_gateways 2") && metrics.contains("\nstoq_fleet_table_revision 2"));
+    assert!(
+        metrics.contains("\nstoq_fleet_rotations 1") && !metrics.contains("stoq_fleet_lease"),
+        "a file has no leases"
+    );
 
     // Faults change nothing: of a row, and of a row that does not fit this gateway.
     let twin = other.replace("000002", "0004d2");
