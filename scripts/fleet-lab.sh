@@ -4,6 +4,7 @@
 #
 #   scripts/fleet-lab.sh                    all scenarios, one after another: six minutes
 #   scripts/fleet-lab.sh SCENARIO...        these: rehash kill hang drain rolling etcd wiped partition clock rotation forged
+#   scripts/fleet-lab.sh --clients 200 --kills 20 rehash kill    more clients that stay connected, and more kills
 #   scripts/fleet-lab.sh --record FILE ...  keeps the recorded requests, an object of JSON a line
 #
 # docs/fleet.md, "The lab", says what each scenario does and what was seen.

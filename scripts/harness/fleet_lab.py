@@ -207,6 +207,10 @@ class Lab(Pinging, Routing, EtcdMembers):
     def adopt(self, n):
         run(*self.operator_within, self.gateway_executable, "fleet", "adopt", "--config", self / f"g{n}.toml")
 
+    def trust_clock(self, n):
+        """The operator of a gateway's host vouches for its clock."""
+        run(*inside(self.hosts[n], self.gateway_executable, "store", "trust-clock", "--config", self / f"g{n}.toml"))
+
     # ---- gateways
 
     def configured(self, n):

@@ -6,7 +6,7 @@ import time
 
 from harness import main, say
 from harness.fleet_lab import Lab
-from harness.fleet_scenarios import CLIENTS, Scenarios
+from harness.fleet_scenarios import CLIENTS, KILLS, Scenarios
 from harness.recorder import Recorder
 
 #: In the order in which they run.
@@ -22,6 +22,7 @@ def script():
     )
     parser.add_argument("--record", metavar="FILE", help="keep the recorded requests, an object of JSON a line")
     parser.add_argument("--clients", type=int, default=CLIENTS, help=f"that stay connected in rehash ({CLIENTS})")
+    parser.add_argument("--kills", type=int, default=KILLS, help=f"of the scenario kill ({KILLS})")
     given = parser.parse_args()
     for unknown in set(given.scenarios) - set(SCENARIOS):
         parser.error(f"no scenario is called {unknown}: {', '.join(SCENARIOS)}")
@@ -33,7 +34,7 @@ def script():
         recorder = Recorder(lab)
         recorder.prepare()
         print(f"the lab is up after {time.monotonic() - begun:.0f} s", flush=True)
-        scenarios = Scenarios(lab, recorder, given.clients)
+        scenarios = Scenarios(lab, recorder, given.clients, given.kills)
         try:
             for name in given.scenarios or SCENARIOS:
                 say(name)
