@@ -3,7 +3,8 @@
 # where a path takes more than 5 % more than is stored there, where a packet of a long path, 10 Gbit/s with a round trip of 100 ms,
 # takes more than 1.4 times (GET: 1.2 times) what it takes without delay, encryption included, or where a packet of one of 100 or
 # 1,000 connections that send at once takes more than 1.2 times what it takes on one connection with the same windows, or where a packet of
-# a gateway of 2, 4 or 8 workers takes its worker more than 1.05 times what it takes one that is alone.
+# a gateway of 2, 4 or 8 workers takes its worker more than 1.05 times what it takes one that is alone, or a packet of a gateway of a fleet more
+# than 1.02 times what it takes in none.
 #
 # Usage: scripts/instructions.sh            compares
 #        scripts/instructions.sh --accept   stores what it counts, for you to commit
@@ -84,9 +85,14 @@ wait $first || status=1
 wait $second || status=1
 [ $status = 0 ] || die "packets that are handed over could not be counted"
 names+=(message-hand-over message-take-over)
-# What a packet costs a gateway of a fleet.
-count message receive-in-fleet short || die "packets of a gateway of a fleet could not be counted"
-names+=(message-receive-in-fleet)
+# What a packet costs a gateway of a fleet: alone it reads no connection IDs, with several workers it does.
+count message receive-in-fleet short & first=$!
+count message receive-by-2-in-fleet short & second=$!
+status=0
+wait $first || status=1
+wait $second || status=1
+[ $status = 0 ] || die "packets of a gateway of a fleet could not be counted"
+names+=(message-receive-in-fleet message-receive-by-2-in-fleet)
 for by in 2 4 8; do
     count message "receive-by-$by" short & first=$!
     count get "transmit-by-$by" short & second=$!

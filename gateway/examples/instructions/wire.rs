@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use stoq::limits::WINDOW_BYTES_MIN;
 use stoq::nic::{Nic, NicInfo, RxChecksum, TxKind};
+use stoq::quic::cid::CID_LEN;
+use stoq::quic::routable::ROUTABLE_CID_LEN;
 use stoq::quic::transport::QuicConfig;
 
 /// Packets before the count begins: the handshake, and a payload that is not in the memory tier yet.
@@ -22,6 +24,8 @@ const DEVICE_LONG_LEN: usize = 64;
 const TURN_LONG: Duration = Duration::from_micros(79);
 const DELAY_LONG: Duration = Duration::from_millis(50);
 pub(crate) const MTU: u16 = 1500;
+/// How much longer the connection IDs of a fleet are, and the packets to its gateways.
+pub(crate) const FLEET_MORE_BYTES: u16 = (ROUTABLE_CID_LEN - CID_LEN) as u16;
 
 /// What is between the two workers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +79,7 @@ impl Wire {
 /// One direction of the wire: frames in flight with the times when they arrive, and buffers for reuse.
 pub(crate) struct Line {
     wire: Wire,
+    mtu: u16,
     pub(crate) frames: VecDeque<(Instant, Vec<u8>)>,
     free: Vec<Vec<u8>>,
     now: Instant,
@@ -85,9 +90,10 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(wire: Wire, now: Instant) -> SharedLine {
+    pub(crate) fn new(wire: Wire, mtu: u16, now: Instant) -> SharedLine {
         Rc::new(RefCell::new(Self {
             wire,
+            mtu,
             frames: VecDeque::new(),
             free: Vec::new(),
             now,
@@ -127,7 +133,7 @@ impl End {
         let info = NicInfo {
             device: format!("end{station}"),
             driver: "memory".to_owned(),
-            mtu: MTU,
+            mtu: incoming.borrow().mtu,
             mac: [2, 0, 0, 0, 0, station],
             tx_checksum: false,
             rx_checksum: false,
