@@ -176,7 +176,7 @@ def node(number):
 
 
 def combinations():
-    """Each number of gateways on each kind of port, with and without BIRD and a fleet."""
+    """Each number of gateways on each kind of port, with and without BIRD and a fleet; with both, BIRD speaks through the port."""
     for replicas, kind, bird, fleet in itertools.product(
         (1, 3, GATEWAYS_MAX), ("sriov", "memif"), (False, True), (False, True)
     ):
@@ -189,7 +189,7 @@ def combinations():
             "gateways": gateways,
             "nic": {"kind": kind},
             "trust": {"nodeIds": [node(0)]},
-            "anycast": {"enabled": bird},
+            "anycast": {"enabled": bird, "exceptionPath": bird and fleet},
             "fleet": {"enabled": fleet},
             "zone": {"name": "a", "value": "zone-a"} if fleet else {},
         }

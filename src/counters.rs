@@ -58,6 +58,10 @@ counters! {
     DropChecksum = "drop_checksum",
     /// Drop: UDP to a port that nothing listens on.
     DropPort = "drop_port",
+    /// Drop: a packet for this host's kernel (the exception path) past the rate at which it is given such, or without room.
+    DropExceptionLimited = "drop_exception_limited",
+    /// Drop: a packet of this host's kernel from an address that the port does not have.
+    DropExceptionSource = "drop_exception_source",
     /// Drop: no next hop on a link or through a router for the destination.
     DropNoRoute = "drop_no_route",
     /// Drop: the queue of packets that wait for a neighbor was full.
@@ -147,6 +151,10 @@ counters! {
     NeighborStationsChanged = "neighbor_stations_changed",
     /// Echo requests answered, of both families.
     IcmpEchoReplies = "icmp_echo_replies",
+    /// Packets for this host that STOQ does not use, given to its kernel.
+    ExceptionsIn = "exceptions_in",
+    /// Packets of this host's kernel that left by the port.
+    ExceptionsOut = "exceptions_out",
     /// Connections whose handshake was completed.
     ConnectionsOpened = "connections_opened",
     /// Connections that ended, for any reason.

@@ -78,6 +78,13 @@ pub const NEIGHBOR_REPLIES_BURST: u32 = 256;
 pub const ECHO_REPLIES_PER_S: u32 = 1000;
 /// Such answers at once after a silence.
 pub const ECHO_REPLIES_BURST: u32 = 256;
+/// Packets for this host that STOQ does not use and that its kernel is given, a second and worker: those that only a neighbor can send, those
+/// of neighbors' addresses, and all others.
+pub const EXCEPTIONS_PER_S: u32 = 5_000;
+/// Such packets at once after a silence, and the kernel's packets that leave in one turn.
+pub const EXCEPTIONS_BURST: u32 = 256;
+/// Packets that wait for the kernel, and as many of the kernel's that wait for the port.
+pub const EXCEPTION_RING_LEN: usize = 1024;
 /// Solicitations sent for one neighbor before it counts as unreachable (RFC 4861 §10: MAX_MULTICAST_SOLICIT).
 pub const NEIGHBOR_SOLICITS_MAX: u32 = 3;
 /// Bytes of packets that wait for neighbors, all neighbors of a worker together.

@@ -1,7 +1,7 @@
 //! The appliance: from a configuration to a running gateway, and to its orderly end.
 
 use crate::admin::{Admin, AdminParts, AdminSource};
-use crate::anycast::Anycast;
+use crate::anycast::{Anycast, AnycastView};
 use crate::capture::{CaptureServer, Secrets};
 use crate::config::{ApplicationConfig, FleetConfig, GatewayConfig, SeedConfig, load_gateway};
 use crate::dates::{Dates, out_of_dates};
@@ -22,13 +22,12 @@ use signal_hook::iterator::Signals;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::datagram::NetworkInfo;
 use stoq::hop::Hops;
 use stoq::limits::LOG_FLUSH_MS_MAX;
-use stoq::network::{OpenNetwork, OpenPort, Running, machine};
+use stoq::network::{Besides, OpenNetwork, OpenPort, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
@@ -83,10 +82,10 @@ impl Gateway {
         fleet.as_ref().map_or(Ok(()), |fleet| fleet.begin(identity.node_id()))?;
         // The network opens first: DPDK takes its huge pages before the store does.
         let workers = config.workers.count.into();
-        let opened = match &tap {
-            Some(tap) => OpenNetwork::open_tapped(&config.network, workers, tap)?,
-            None => OpenNetwork::open(&config.network, workers)?,
-        };
+        let anycast_view = anycast.as_ref().map(Anycast::view);
+        let exceptions = anycast_view.as_ref().and_then(|view| view.exceptions.clone());
+        let besides = Besides { tap: tap.clone(), exceptions };
+        let opened = OpenNetwork::open_with(&config.network, workers, &besides)?;
         let hops = Arc::new(Hops::new(renewable::policy(config, identity.node_id()), BTreeSet::new()));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).chain(more).collect();
@@ -101,14 +100,20 @@ impl Gateway {
         };
         let node = opened.start_node(&node_config, hosted)?;
         log_serving(config, &node);
+        if let (Some(anycast), Some(network)) = (&mut anycast, node.networks().first()) {
+            anycast.carry(&config.network, network)?;
+        }
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
         let peers = PeerList::new(node.shared().clone(), node.wakers().to_vec(), hops.clone());
         peers.configure(node_config.peer_gateways, config.dials_members());
         let attached = attached(config, peers, fleet.as_ref(), identity.node_id());
-        let announced = anycast.as_ref().map(Anycast::is_announced);
-        let shown =
-            AdminShown { tap: tap.clone(), reloads: reloads.clone(), fleet: fleet_view.clone(), announced };
+        let shown = AdminShown {
+            tap: tap.clone(),
+            reloads: reloads.clone(),
+            fleet: fleet_view.clone(),
+            anycast: anycast_view,
+        };
         let admin = admin(config, &node, &identity, &seeds, shown)?;
         FleetPart::tell_readiness(fleet.as_ref(), admin.as_ref().map(Admin::readiness));
         let chain = identity.summaries()?;
@@ -358,7 +363,7 @@ struct AdminShown {
     tap: Option<Arc<Tap>>,
     reloads: Arc<Reloads>,
     fleet: Arc<FleetView>,
-    announced: Option<Arc<AtomicBool>>,
+    anycast: Option<Arc<AnycastView>>,
 }
 
 fn admin(
@@ -369,7 +374,7 @@ fn admin(
     shown: AdminShown,
 ) -> anyhow::Result<Option<Admin>> {
     let Some(admin) = &config.admin else { return Ok(None) };
-    let AdminShown { tap, reloads, fleet, announced } = shown;
+    let AdminShown { tap, reloads, fleet, anycast } = shown;
     let parts = AdminParts {
         shared: node.shared().clone(),
         statuses: node.statuses().to_vec(),
@@ -381,7 +386,7 @@ fn admin(
         tap,
         reloads,
         fleet,
-        announced,
+        anycast,
     };
     Admin::start(admin, AdminSource::new(parts, renewable::facts(config, identity)?)).map(Some)
 }

@@ -418,11 +418,21 @@ fn anycast_addresses_that_cannot_be_announced_are_refused() {
         (format!("{ADMIN}{}", anycast("stoq0", "\"224.0.0.1\"")), "anycast.addresses", "unicast address"),
         (format!("{ADMIN}{}", anycast("stoq0", "\"fe80::1\"")), "anycast.addresses", "unicast address"),
         (format!("{ADMIN}{good}settle_ms = 60001\n"), "anycast.settle_ms", "60000"),
+        (format!("{ADMIN}{good}exception_path = true\n"), "anycast.exception_path", "for a DPDK port"),
     ] {
         let error = fault(&gateway(&text), true).expect("this file is wrong");
         assert!(error.contains(key) && error.contains(fix), "{key} and {fix} stand in: {error}");
     }
-    assert_eq!(fault(&gateway(&format!("{ADMIN}{good}")), true), None);
+    let file = gateway(&format!("{ADMIN}{good}"));
+    assert_eq!(fault(&file, true), None);
+    let sockets = "kind = \"kernel-udp\"\nlisten = [\"127.0.0.1:4433\"]";
+    let port = |more: &str| {
+        let port = format!("kind = \"dpdk\"\ndevice = \"net_null0\"\naddresses = [\"10.77.0.1/24\"{more}]");
+        fault(&format!("{}exception_path = true\n", file.replace(sockets, &port)), true)
+    };
+    let error = port(", \"203.0.113.1/32\"").expect("one address is missing");
+    assert!(error.contains("add \"2001:db8::1/128\" to network.addresses"), "{error}");
+    assert_eq!(port(", \"203.0.113.1/32\", \"2001:db8::1/128\""), None);
 }
 
 #[test]

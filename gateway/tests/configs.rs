@@ -263,7 +263,10 @@ fn with_number(name: &str, value: &str) -> String {
         "rights" => {
             format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
         }
-        "anycast" => format!("{GATEWAY}{ANYCAST}{key} = {value}\n"),
+        "anycast" => {
+            let both = GATEWAY.replace("\"10.77.0.1/24\"", "\"10.77.0.1/24\", \"203.0.113.1/32\"");
+            format!("{both}{ANYCAST}{key} = {value}\n")
+        }
         "fleet" if key == "rotation.number" => format!("{GATEWAY}{FLEET}number = {value}\n"),
         "fleet" => format!(
             "{GATEWAY}[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\nprovider = \"file\"\nfile = \"f\"\nhandover = true\n{key} = {value}\n"

@@ -39,10 +39,10 @@ class Anycast(Routing):
             for version in ("v4", "v6"):
                 wait_until(f"g{n}{version} is established", lambda name=f"g{n}{version}": self.is_established(name))
 
-    def frr(self, name, place, text):
-        """Zebra and bgpd of FRR, which give up root's rights: they have a directory of their own."""
+    def frr(self, name, place, text, daemons=("zebra", "bgpd")):
+        """These daemons of FRR, which give up root's rights: they have a directory of their own. vtysh gives each its part of the configuration."""
         there = self.new_directory()
-        config, empty = there / "bgpd.conf", there / "zebra.conf"
+        config, empty = there / "frr.conf", there / "empty.conf"
         config.write_text(text)
         said = run("vtysh", "-C", "-f", config)
         ensure("Unknown command" not in said, said)
@@ -50,10 +50,14 @@ class Anycast(Routing):
         for file in (there, config, empty):
             shutil.chown(file, "frr", "frr")
         at = ["-z", there / "zserv", "--vty_socket", there, "-P", "0", "--log", "stdout"]
-        for program, file in (("zebra", empty), ("bgpd", config)):
-            command = [f"/usr/lib/frr/{program}", "-f", file, "-i", there / f"{program}.pid", *at]
+        for program in daemons:
+            command = [f"/usr/lib/frr/{program}", "-f", empty, "-i", there / f"{program}.pid", *at]
+            if program == "bfdd":
+                command += ["--bfdctl", there / "bfdd.sock"]
             self.daemon(f"{name}-{program}", inside(place, *map(str, command)))
             wait_until(f"{program} answers", (there / f"{program}.vty").exists)
+        said = run("vtysh", "--vty_socket", there, "-f", config)
+        ensure("Unknown command" not in said, said)
 
     def announced(self, *gateways):
         wait_until(

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::slice;
 use std::time::{Duration, Instant};
 
+pub mod exception_path;
 pub mod kernel;
 pub mod port_set;
 mod unreachable;

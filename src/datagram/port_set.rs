@@ -6,17 +6,20 @@
 //! Each port takes datagrams for the addresses of all, since a router may send them by another port than that of the address. It tells
 //! neighbors of its own addresses only.
 
+use super::exception_path::ExceptionPath;
 use super::user_space::UserSpace;
 use super::{Datagram, GueTransmit, Network, NetworkInfo, Unreachable};
 use crate::counters::Counters;
-use crate::limits::{PATHS_LEN_MAX, PORTS_LEN_MAX};
+use crate::limits::{EXCEPTIONS_BURST, PATHS_LEN_MAX, PORTS_LEN_MAX};
 use crate::neighbor::route::is_link_local;
 use crate::nic::Nic;
+use crate::wire::exception::ExceptionPacket;
 use quinn_proto::Transmit;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A destination, and the address to send from if that is given.
@@ -30,6 +33,8 @@ pub struct PortSet<N> {
     /// The port of each way in use. Peers choose their addresses: the map's hash has a random key.
     chosen: HashMap<Way, Option<usize>>,
     last: Option<(Way, Option<usize>)>,
+    /// The exception path whose packets of the kernel leave here.
+    exceptions: Option<Arc<ExceptionPath>>,
 }
 
 impl<N: Nic> PortSet<N> {
@@ -48,9 +53,36 @@ impl<N: Nic> PortSet<N> {
             let elsewhere = addresses.iter().enumerate().filter(|(other, _)| *other != at);
             port.with_elsewhere(&elsewhere.flat_map(|(_, ips)| ips).copied().collect::<Vec<_>>())
         });
-        let mut set = Self { ports: ports.collect(), links_down: 0, chosen: HashMap::new(), last: None };
+        let mut set = Self {
+            ports: ports.collect(),
+            links_down: 0,
+            chosen: HashMap::new(),
+            last: None,
+            exceptions: None,
+        };
         set.look();
         set
+    }
+
+    /// Sends the kernel's packets. Each port gives it those that it receives.
+    #[must_use]
+    pub fn with_exceptions(mut self, path: Arc<ExceptionPath>) -> Self {
+        self.exceptions = Some(path);
+        self
+    }
+
+    /// Sends the kernel's packets that wait, each by the port of its way. Those to groups leave by the first port.
+    #[cold]
+    fn send_exceptions(&mut self, now: Instant, counters: &Counters, path: &ExceptionPath) {
+        for _ in 0..EXCEPTIONS_BURST {
+            if !self.can_send() {
+                return;
+            }
+            let Some(bytes) = path.take() else { return };
+            let packet = ExceptionPacket::parse(&bytes);
+            let port = packet.and_then(|packet| self.port(packet.destination, Some(packet.source)));
+            self.ports[port.unwrap_or(0)].send_exception(now, counters, &bytes);
+        }
     }
 
     /// Reads the links. Ways are chosen anew where one has changed.
@@ -108,6 +140,9 @@ fn best<N: Nic>(ports: &[UserSpace<N>], links_down: u32, (destination, source): 
 impl<N: Nic> Network for PortSet<N> {
     fn receive(&mut self, now: Instant, counters: &Counters, mut deliver: impl FnMut(Datagram<'_>)) -> usize {
         let taken = self.ports.iter_mut().map(|port| port.receive(now, counters, &mut deliver)).sum();
+        if let Some(path) = self.exceptions.as_ref().filter(|path| path.has_waiting()).cloned() {
+            self.send_exceptions(now, counters, &path);
+        }
         self.look();
         taken
     }

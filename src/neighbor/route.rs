@@ -95,6 +95,11 @@ impl IpRoutes {
         self.addresses().chain(self.elsewhere.iter().copied())
     }
 
+    /// Whether packets may be sent from this address.
+    pub fn is_source(&self, address: IpAddr) -> bool {
+        self.sources().any(|ours| ours == address)
+    }
+
     /// Whether the interface has this address.
     pub fn has(&self, address: IpAddr) -> bool {
         self.addresses().any(|ours| ours == address)
@@ -103,7 +108,7 @@ impl IpRoutes {
     /// Whether `address` may be another host on a link of ours.
     pub fn is_neighbor(&self, address: IpAddr) -> bool {
         is_host(address)
-            && !self.sources().any(|ours| ours == address)
+            && !self.is_source(address)
             && self.prefixes.iter().any(|prefix| prefix.contains(address))
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
     }
@@ -127,7 +132,7 @@ impl IpRoutes {
     /// Whether `address` may be one other host, on a link of ours or beyond: neither a group, nor a broadcast address, nor our own.
     pub fn is_other_host(&self, address: IpAddr) -> bool {
         is_host(address)
-            && !self.sources().any(|ours| ours == address)
+            && !self.is_source(address)
             && !self.prefixes.iter().any(|prefix| prefix.is_reserved(address))
     }
 

@@ -18,6 +18,7 @@ pub use port::OpenPort;
 
 use crate::client::{Client, ClientBuilder, ClientError};
 use crate::datagram::Network;
+use crate::datagram::exception_path::ExceptionPath;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
 #[cfg(feature = "dpdk")]
 use crate::datagram::port_set::PortSet;
@@ -36,6 +37,15 @@ use std::time::Instant;
 pub struct OpenNetwork {
     queues: Queues,
     device: Device,
+}
+
+/// What a gateway has beside a DPDK port's queues. Kernel sockets have neither.
+#[derive(Clone, Debug, Default)]
+pub struct Besides {
+    /// A tap on every queue.
+    pub tap: Option<Arc<Tap>>,
+    /// The way of packets that STOQ does not use, to and from the kernel.
+    pub exceptions: Option<Arc<ExceptionPath>>,
 }
 
 enum Queues {
@@ -181,27 +191,28 @@ impl OpenNetwork {
                 Ok(Self { queues: Queues::Kernel(queues), device: Vec::new() })
             }
             #[cfg(feature = "dpdk")]
-            NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, None),
+            NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, &Besides::default()),
             #[cfg(not(feature = "dpdk"))]
             NetworkConfig::Dpdk(_) => Err(OpenError::NoDpdk),
         }
     }
 
     #[cfg(feature = "dpdk")]
-    fn open_dpdk(config: &DpdkConfig, workers: usize, tap: Option<&Arc<Tap>>) -> Result<Self, OpenError> {
+    fn open_dpdk(config: &DpdkConfig, workers: usize, besides: &Besides) -> Result<Self, OpenError> {
         let eal = port::start_dpdk(config)?;
         if !config.port.is_empty() {
-            return Self::open_several(&eal, config, workers, tap);
+            return Self::open_several(&eal, config, workers, besides);
         }
         let key = RssKey::random();
         let port::OpenedPort { port, queues, spread } = port::open(&eal, config, workers, &key)?;
-        let queues = match (spread, tap) {
-            (None, None) => Queues::Dpdk(port::networks(config, queues.into_iter())?),
-            (None, Some(tap)) => Queues::Tapped(port::networks(config, tapped(queues, tap, 0))?),
+        let exceptions = besides.exceptions.as_ref().map(|path| (path, true));
+        let queues = match (spread, &besides.tap) {
+            (None, None) => Queues::Dpdk(port::networks(config, queues.into_iter(), exceptions)?),
+            (None, Some(tap)) => Queues::Tapped(port::networks(config, tapped(queues, tap, 0), exceptions)?),
             (Some(rss), tap) => {
                 let shares = spread::spread(queues, workers, rss);
-                let tap = tap.cloned().unwrap_or_default();
-                Queues::Spread(port::networks(config, tapped(shares, &tap, 0))?)
+                let tap = tap.clone().unwrap_or_default();
+                Queues::Spread(port::networks(config, tapped(shares, &tap, 0), exceptions)?)
             }
         };
         Ok(Self { queues, device: vec![port] })
@@ -212,9 +223,9 @@ impl OpenNetwork {
         eal: &Arc<dpdk::Eal>,
         config: &DpdkConfig,
         workers: usize,
-        tap: Option<&Arc<Tap>>,
+        besides: &Besides,
     ) -> Result<Self, OpenError> {
-        let tap = tap.cloned().unwrap_or_default();
+        let tap = besides.tap.clone().unwrap_or_default();
         // By one key, a flow meets the same worker at each port.
         let key = RssKey::random();
         let (mut device, mut of_workers) = (Vec::new(), Vec::new());
@@ -223,23 +234,36 @@ impl OpenNetwork {
             let port::OpenedPort { port, queues, spread } = port::open(eal, config, workers, &key)?;
             device.push(port);
             let shares = ShareNic::all(queues, workers, spread);
-            let networks = port::networks(config, tapped(shares, &tap, at))?;
+            let exceptions = besides.exceptions.as_ref().map(|path| (path, false));
+            let networks = port::networks(config, tapped(shares, &tap, at), exceptions)?;
             of_workers.iter_mut().zip(networks).for_each(|(ports, network)| ports.push(network));
         }
-        let queues = of_workers.into_iter().map(PortSet::new).collect();
+        // The kernel's packets leave by the first worker.
+        let mut sender = besides.exceptions.clone();
+        let queues = of_workers.into_iter().map(|ports| {
+            let set = PortSet::new(ports);
+            match sender.take() {
+                Some(path) => set.with_exceptions(path),
+                None => set,
+            }
+        });
+        let queues = queues.collect();
         Ok(Self { queues: Queues::Several(queues), device })
     }
 
-    /// Opens a gateway's network with a tap on every queue of a DPDK port. Kernel sockets have none.
+    /// Opens a gateway's network, with more at a DPDK port than its queues.
     ///
     /// # Errors
     /// Those of [`OpenNetwork::open`].
-    #[cfg_attr(not(feature = "dpdk"), expect(unused_variables, reason = "kernel sockets have no tap"))]
-    pub fn open_tapped(config: &NetworkConfig, workers: usize, tap: &Arc<Tap>) -> Result<Self, OpenError> {
+    #[cfg_attr(
+        not(feature = "dpdk"),
+        expect(unused_variables, reason = "kernel sockets have nothing beside them")
+    )]
+    pub fn open_with(config: &NetworkConfig, workers: usize, besides: &Besides) -> Result<Self, OpenError> {
         ensure_machine(config, workers)?;
         match config {
             #[cfg(feature = "dpdk")]
-            NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, Some(tap)),
+            NetworkConfig::Dpdk(dpdk) => Self::open_dpdk(dpdk, workers, besides),
             _ => Self::open(config, workers),
         }
     }

@@ -17,6 +17,7 @@ pub mod arp;
 pub mod checksum;
 mod error;
 pub mod ethernet;
+pub mod exception;
 pub mod gue;
 pub mod icmp;
 pub mod ip;

@@ -4,6 +4,7 @@ use super::fleet;
 use super::source::AdminSource;
 use super::store_metrics;
 use super::text::{Exposition, MetricKind};
+use crate::anycast::AnycastView;
 use crate::{logging, panics};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -78,6 +79,17 @@ pub(super) fn render(source: &AdminSource) -> String {
     out.finish()
 }
 
+fn anycast_metrics(anycast: &AnycastView, out: &mut Exposition) {
+    let help = "1 while the addresses of [anycast] are on their interface.";
+    out.single("stoq_anycast_announced", MetricKind::Gauge, help, u8::from(anycast.announced.load(Relaxed)));
+    let Some(path) = &anycast.exceptions else { return };
+    let help = "Packets of the exception path that were dropped beside the workers, by reason: the kernel took them not, or the port had no room for the kernel's.";
+    out.family("stoq_exception_path_drops_total", MetricKind::Counter, help);
+    for (reason, value) in [("kernel", path.refused()), ("port", path.full())] {
+        out.sample(&[("reason", &reason)], value);
+    }
+}
+
 fn process(source: &AdminSource, out: &mut Exposition) {
     let facts = source.facts();
     out.family(
@@ -100,9 +112,8 @@ fn process(source: &AdminSource, out: &mut Exposition) {
     out.single("process_start_time_seconds", MetricKind::Gauge, help, started);
     let ready = u8::from(source.not_ready().is_empty());
     out.single("stoq_ready", MetricKind::Gauge, "1 while the gateway is ready: see /readyz.", ready);
-    if let Some(announced) = &source.announced {
-        let help = "1 while the addresses of [anycast] are on their interface.";
-        out.single("stoq_anycast_announced", MetricKind::Gauge, help, u8::from(announced.load(Relaxed)));
+    if let Some(anycast) = &source.anycast {
+        anycast_metrics(anycast, out);
     }
     let draining = u8::from(source.shared.is_draining() || source.shared.turns_away());
     out.single(

@@ -1,6 +1,7 @@
 //! The data of the endpoint: handles on the workers' statuses, and values that need several samples.
 
 use super::recent::Recent;
+use crate::anycast::AnycastView;
 use crate::dates::out_of_dates;
 use crate::fleet::view::FleetView;
 use crate::panics;
@@ -62,7 +63,7 @@ pub struct AdminSource {
     pub(super) tap: Option<Arc<Tap>>,
     pub(super) reloads: Arc<Reloads>,
     pub(super) fleet: Arc<FleetView>,
-    pub(super) announced: Option<Arc<AtomicBool>>,
+    pub(super) anycast: Option<Arc<AnycastView>>,
     memory: Option<MemoryTier>,
     memory_seen: Mutex<MemoryStats>,
     pub(super) started: SystemTime,
@@ -107,8 +108,8 @@ pub struct AdminParts {
     pub reloads: Arc<Reloads>,
     /// What the gateway knows of its fleet.
     pub fleet: Arc<FleetView>,
-    /// Whether its addresses are announced, where it has such.
-    pub announced: Option<Arc<AtomicBool>>,
+    /// Its announced addresses, where it has such.
+    pub anycast: Option<Arc<AnycastView>>,
 }
 
 impl AdminSource {
@@ -125,7 +126,7 @@ impl AdminSource {
             tap,
             reloads,
             fleet,
-            announced,
+            anycast,
         } = parts;
         let now = Instant::now();
         let watched = statuses.iter().map(|_| Watched {
@@ -146,7 +147,7 @@ impl AdminSource {
             tap,
             reloads,
             fleet,
-            announced,
+            anycast,
             recent: Recent::default(),
             memory_seen: Mutex::default(),
             started: SystemTime::now(),

@@ -75,7 +75,7 @@ impl ConfigCheck<'_> {
             let fix = "addresses are announced while the admin endpoint says ready: add an [admin] section, such as `listen = \"127.0.0.1:9464\"`";
             return Err(self.value("anycast", fix));
         }
-        anycast.fault().map_or(Ok(()), |(key, fix)| Err(self.value(key, fix)))
+        anycast.fault(&config.network).map_or(Ok(()), |(key, fix)| Err(self.value(key, fix)))
     }
 
     /// Packets of GUE have a port of their own.

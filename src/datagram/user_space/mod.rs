@@ -15,7 +15,8 @@ use crate::stages::LoopStage;
 use crate::token_bucket::TokenBucket;
 use crate::wire::prefix::Prefix;
 use crate::wire::udp::{Udp, UdpTemplate};
-use crate::wire::{self, ControlFrame, Mac, Station, ip::Addresses};
+use crate::wire::{self, ControlFrame, Mac, Station, WireError, ip::Addresses};
+use exceptions::Exceptions;
 use path::{Path, Paths};
 use quinn_proto::{EcnCodepoint, Transmit};
 use replies::Replies;
@@ -24,6 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::slice::Chunks;
 use std::time::Instant;
 
+mod exceptions;
 mod gue;
 mod path;
 mod replies;
@@ -83,6 +85,7 @@ struct Host {
     station: Station,
     neighbors: Neighbors,
     exchange: Option<ExchangePort>,
+    exceptions: Option<Box<Exceptions>>,
     replies: Replies,
     echo_replies: TokenBucket,
     mtu: usize,
@@ -121,6 +124,7 @@ impl<N: Nic> UserSpace<N> {
             echo_replies: TokenBucket::new(ECHO_REPLIES_PER_S, ECHO_REPLIES_BURST),
             station,
             exchange: None,
+            exceptions: None,
             mtu: usize::from(mtu),
             udp_checksum: config.udp_checksum,
         };
@@ -348,10 +352,20 @@ impl Host {
                 return;
             }
             Ok(Some(control)) => self.handle_control(now, counters, control),
-            Err(error) => counters.add(error.counter(), 1),
+            Err(error) => counters.add(self.refused(now, frame, error), 1),
         }
         // The consumer of a datagram has marked its own stages already.
         counters.stages.enter(LoopStage::Receive);
+    }
+
+    /// The counter of a frame that was refused.
+    #[cold]
+    fn refused(&mut self, now: Instant, frame: &[u8], error: WireError) -> Counter {
+        let Self { exceptions, station, neighbors, .. } = self;
+        let given = exceptions
+            .as_mut()
+            .and_then(|exceptions| exceptions.offer(now, station, neighbors.routes(), (frame, error)));
+        given.unwrap_or(error.counter())
     }
 
     #[cold]
@@ -407,6 +421,7 @@ impl<N: Nic> Network for UserSpace<N> {
             counters.add(Counter::DropSpreadFull, spread.refused);
             counters.add(Counter::SpreadSent, spread.carried);
         }
+        self.send_exceptions(now, counters);
         self.send_control(counters);
         count + spread.moved() as usize
     }

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use smoltcp::wire::{EthernetProtocol, IpProtocol};
 use std::time::Duration;
 
+mod exceptions;
 mod hostile;
 mod storm;
 
