@@ -42,8 +42,9 @@ pub mod watch;
 
 pub mod capture;
 
-pub mod admin;
 pub mod anycast;
+
+pub mod admin;
 
 // The gateway, made of the modules above.
 mod rights;

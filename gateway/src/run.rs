@@ -27,7 +27,7 @@ use stoq::application::{Application, Discard, Echo, Placement};
 use stoq::datagram::NetworkInfo;
 use stoq::hop::Hops;
 use stoq::limits::LOG_FLUSH_MS_MAX;
-use stoq::network::{Besides, OpenNetwork, OpenPort, Running, machine};
+use stoq::network::{Besides, OpenError, OpenNetwork, OpenPort, Running, machine};
 use stoq::nic::tap::Tap;
 use stoq::node::{ApplicationHost, Hosted, MakeApplication, Node, NodeConfig};
 use stoq::seed::{Cache, MemoryPages, MemoryTier, Seed, SeedParts, Store};
@@ -81,11 +81,8 @@ impl Gateway {
         let (renewed, identity) = renewable::node(config, FleetPart::keys(fleet.as_ref()), key_log.clone())?;
         fleet.as_ref().map_or(Ok(()), |fleet| fleet.begin(identity.node_id()))?;
         // The network opens first: DPDK takes its huge pages before the store does.
-        let workers = config.workers.count.into();
         let anycast_view = anycast.as_ref().map(Anycast::view);
-        let exceptions = anycast_view.as_ref().and_then(|view| view.exceptions.clone());
-        let besides = Besides { tap: tap.clone(), exceptions };
-        let opened = OpenNetwork::open_with(&config.network, workers, &besides)?;
+        let opened = open_network(config, tap.as_ref(), anycast_view.as_deref())?;
         let hops = Arc::new(Hops::new(renewable::policy(config, identity.node_id()), BTreeSet::new()));
         let seeds = Seeds::new(identity.node_id(), &hops, config)?;
         let hosted = config.application.iter().map(|app| seeds.hosted(app)).chain(more).collect();
@@ -100,9 +97,7 @@ impl Gateway {
         };
         let node = opened.start_node(&node_config, hosted)?;
         log_serving(config, &node);
-        if let (Some(anycast), Some(network)) = (&mut anycast, node.networks().first()) {
-            anycast.carry(&config.network, network)?;
-        }
+        Anycast::carry_on(anycast.as_mut(), &config.network, node.networks().first())?;
         let reloads = Arc::<Reloads>::default();
         let fleet_view = FleetPart::view(fleet.as_ref());
         let peers = PeerList::new(node.shared().clone(), node.wakers().to_vec(), hops.clone());
@@ -118,16 +113,15 @@ impl Gateway {
         FleetPart::tell_readiness(fleet.as_ref(), admin.as_ref().map(Admin::readiness));
         let chain = identity.summaries()?;
         let refused = out_of_dates(&chain, SystemTime::now()).is_some();
-        let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
         let node_id = identity.node_id();
-        tracing::info!(%node_id, cipher = %config.tls.cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
+        log_up(config, node_id, refused);
         let dates = started("checks certificates", Dates::watch(chain))?;
         let store = seeds.parts.map(|parts| parts.store);
         let devices = devices(&node);
         let capture = start_capture(config, &devices, tap)?;
         let port_watch = PortWatch::start(node.device(), devices, node.statuses().to_vec())?;
         let service = Service::ready(node.statuses())?;
-        Anycast::follow_admin(anycast.as_mut(), admin.as_ref())?;
+        Anycast::follow_from(anycast.as_mut(), admin.as_ref().map(Admin::readiness))?;
         let up = up(config, &node, node_id, !refused, admin.as_ref());
         let live = Live::new(
             config,
@@ -294,6 +288,22 @@ fn up(
         admin: admin.map(Admin::local),
         capture: config.capture.socket.clone(),
     }
+}
+
+fn log_up(config: &GatewayConfig, node_id: NodeId, refused: bool) {
+    let state = if refused { "gateway up, and not ready" } else { "gateway ready" };
+    tracing::info!(%node_id, cipher = %config.tls.cipher, version = env!("CARGO_PKG_VERSION"), "{state}");
+}
+
+/// Opens the network, with what is beside its queues.
+fn open_network(
+    config: &GatewayConfig,
+    tap: Option<&Arc<Tap>>,
+    anycast: Option<&AnycastView>,
+) -> Result<OpenNetwork, OpenError> {
+    let exceptions = anycast.and_then(|anycast| anycast.exceptions.clone());
+    let besides = Besides { tap: tap.cloned(), exceptions };
+    OpenNetwork::open_with(&config.network, config.workers.count.into(), &besides)
 }
 
 /// The gateway as its fleet's table changes it, from now on.

@@ -31,7 +31,7 @@ client_auth = "off"
 const CLIENT: &str = "[trust]\nca = \"ca.pem\"\n";
 const FLEET: &str = "[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\n[[fleet.rotation]]\nstate = \"issue\"\nsalt = \"00000000000000000000000000000000\"\n";
 const ANYCAST: &str =
-    "[admin]\nlisten = \"127.0.0.1:0\"\n[anycast]\ninterface = \"stoq0\"\naddresses = [\"203.0.113.1\"]\n";
+    "[admin]\nlisten = \"127.0.0.1:0\"\n[anycast]\ninterface = \"stoq0\"\naddresses = [\"10.77.0.1\"]\n";
 
 fn configs() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs")).into()
@@ -263,10 +263,7 @@ fn with_number(name: &str, value: &str) -> String {
         "rights" => {
             format!("{GATEWAY}[[rights]]\nname = \"x\"\npeers = \"anyone\"\nallow = []\n{key} = {value}\n")
         }
-        "anycast" => {
-            let both = GATEWAY.replace("\"10.77.0.1/24\"", "\"10.77.0.1/24\", \"203.0.113.1/32\"");
-            format!("{both}{ANYCAST}{key} = {value}\n")
-        }
+        "anycast" => format!("{GATEWAY}{ANYCAST}{key} = {value}\n"),
         "fleet" if key == "rotation.number" => format!("{GATEWAY}{FLEET}number = {value}\n"),
         "fleet" => format!(
             "{GATEWAY}[fleet]\nkey_file = \"k\"\nserver_id = \"000001\"\nprovider = \"file\"\nfile = \"f\"\nhandover = true\n{key} = {value}\n"

@@ -1,4 +1,5 @@
-"""What scripts/anycast-test.sh runs: the announcements, and then a fleet of two gateways, between which a router moves flows."""
+"""What scripts/anycast-test.sh runs: the announcements, the same through the gateways' own ports, and a fleet of two gateways, between which a router
+moves flows."""
 
 import os
 import signal
@@ -12,6 +13,7 @@ from harness.anycast import Anycast
 from harness.anycast import script as announcements
 from harness.asking import ask, total
 from harness.etcd import PREFIX, SALT
+from harness.exception_path import script as exceptions
 from harness.pinging import Pinging
 from harness.routing import V4, V6
 
@@ -153,11 +155,15 @@ def script():
         ensure(told_s < LEASE_S + 1 + SLACK_S, f"the clients were told after {told_s:.1f} s")
 
 
-def both():
-    if sys.argv[1:] != ["handover"]:
-        announcements()
-    script()
+PARTS = {"announcements": announcements, "exceptions": exceptions, "handover": script}
+
+
+def asked():
+    parts = sys.argv[1:] or PARTS
+    for part in parts:
+        ensure(part in PARTS, f"no part is called {part}: give some of {', '.join(PARTS)}")
+        PARTS[part]()
 
 
 if __name__ == "__main__":
-    main(both)
+    main(asked)

@@ -22,6 +22,8 @@ use crate::datagram::exception_path::ExceptionPath;
 use crate::datagram::kernel::{KernelUdp, KernelUdpConfig};
 #[cfg(feature = "dpdk")]
 use crate::datagram::port_set::PortSet;
+#[cfg(feature = "dpdk")]
+use crate::datagram::user_space::KernelPackets;
 use crate::nic::tap::Tap;
 #[cfg(feature = "dpdk")]
 use crate::nic::{Nic, rss::RssKey, share::ShareNic, spread, tap::Tapped};
@@ -205,7 +207,7 @@ impl OpenNetwork {
         }
         let key = RssKey::random();
         let port::OpenedPort { port, queues, spread } = port::open(&eal, config, workers, &key)?;
-        let exceptions = besides.exceptions.as_ref().map(|path| (path, true));
+        let exceptions = besides.exceptions.as_ref().map(|path| (path, KernelPackets::LeaveHere));
         let queues = match (spread, &besides.tap) {
             (None, None) => Queues::Dpdk(port::networks(config, queues.into_iter(), exceptions)?),
             (None, Some(tap)) => Queues::Tapped(port::networks(config, tapped(queues, tap, 0), exceptions)?),
@@ -234,7 +236,7 @@ impl OpenNetwork {
             let port::OpenedPort { port, queues, spread } = port::open(eal, config, workers, &key)?;
             device.push(port);
             let shares = ShareNic::all(queues, workers, spread);
-            let exceptions = besides.exceptions.as_ref().map(|path| (path, false));
+            let exceptions = besides.exceptions.as_ref().map(|path| (path, KernelPackets::LeaveElsewhere));
             let networks = port::networks(config, tapped(shares, &tap, at), exceptions)?;
             of_workers.iter_mut().zip(networks).for_each(|(ports, network)| ports.push(network));
         }

@@ -5,7 +5,7 @@ use super::{DpdkConfig, HugePagesConfig, LostPort, MemifMismatch, OpenError};
 use crate::datagram::NetworkKind;
 use crate::datagram::exception_path::ExceptionPath;
 use crate::datagram::port_set::PortSet;
-use crate::datagram::user_space::{InterfaceConfig, InterfaceError, UserSpace};
+use crate::datagram::user_space::{InterfaceConfig, InterfaceError, KernelPackets, UserSpace};
 use crate::limits::TX_PENDING_LEN_MAX;
 use crate::neighbor::exchange::exchange;
 use crate::nic::dpdk::DpdkNic;
@@ -257,15 +257,15 @@ fn told(rss: Option<RssInfo>) -> String {
     format!("by {by}, key {}, table {}", of(own_key), of(table_len.is_some()))
 }
 
-/// The network of each worker on its share of an open port. With an exception path, each gives the kernel its packets, and with `true` the first
-/// sends the kernel's.
+/// The network of each worker on its share of an open port. With an exception path, each gives the kernel its packets, and the kernel's
+/// leave by the first or by none of these.
 ///
 /// # Errors
 /// [`OpenError::Addresses`] if the port's addresses and its device contradict each other.
 pub(super) fn networks<N: Nic>(
     config: &DpdkConfig,
     nics: impl ExactSizeIterator<Item = N>,
-    exceptions: Option<(&Arc<ExceptionPath>, bool)>,
+    exceptions: Option<(&Arc<ExceptionPath>, KernelPackets)>,
 ) -> Result<Vec<UserSpace<N>>, OpenError> {
     let interface = InterfaceConfig {
         addresses: config.addresses.clone(),
@@ -282,8 +282,9 @@ pub(super) fn networks<N: Nic>(
             let stations = config.stations.iter().map(|(&address, station)| (address, station.mac()));
             let queue = UserSpace::new(nic, &interface, NetworkKind::Dpdk)?;
             let mut queue = queue.with_stations(stations)?;
-            if let Some((path, sends)) = exceptions {
-                queue = queue.with_exceptions(path.clone(), sends && worker == 0);
+            if let Some((path, of_first)) = exceptions {
+                let leave = if worker == 0 { of_first } else { KernelPackets::LeaveElsewhere };
+                queue = queue.with_exceptions(path.clone(), leave);
             }
             // An ARP reply may arrive on another queue than that of the request.
             Ok(if workers > 1 { queue.with_exchange(exchange) } else { queue })

@@ -8,7 +8,6 @@
 mod exceptions;
 mod netlink;
 
-use crate::admin::Admin;
 use crate::config::AnycastConfig;
 use crate::faults::started;
 use crate::periodic::Periodic;
@@ -147,12 +146,27 @@ impl Anycast {
         Ok(())
     }
 
-    /// Announces, if there is something to announce, while this endpoint says ready.
+    /// [`Anycast::follow`], if there is something to announce and something to follow.
     ///
     /// # Errors
-    /// The thread cannot be started.
-    pub fn follow_admin(anycast: Option<&mut Self>, admin: Option<&Admin>) -> anyhow::Result<()> {
-        anycast.zip(admin).map_or(Ok(()), |(anycast, admin)| anycast.follow(admin.readiness()))
+    /// Those of [`Anycast::follow`].
+    pub fn follow_from(
+        anycast: Option<&mut Self>,
+        not_ready: Option<impl Fn() -> Vec<String> + Send + 'static>,
+    ) -> anyhow::Result<()> {
+        anycast.zip(not_ready).map_or(Ok(()), |(anycast, not_ready)| anycast.follow(not_ready))
+    }
+
+    /// [`Anycast::carry`], if there is something to announce.
+    ///
+    /// # Errors
+    /// Those of [`Anycast::carry`].
+    pub fn carry_on(
+        anycast: Option<&mut Self>,
+        config: &NetworkConfig,
+        network: Option<&NetworkInfo>,
+    ) -> anyhow::Result<()> {
+        anycast.zip(network).map_or(Ok(()), |(anycast, network)| anycast.carry(config, network))
     }
 
     /// Puts the addresses on the interface while `not_ready` gives no reason, and takes them off while it gives one.

@@ -73,7 +73,7 @@ impl InterfaceAddresses {
     /// # Errors
     /// The kernel refuses.
     pub(super) fn generate_none(&mut self) -> io::Result<()> {
-        match self.request(|index, sequence| no_generated(index, sequence)) {
+        match self.request(no_generated) {
             Err(error) if error.kind() == ErrorKind::Unsupported || is_no_family(&error) => Ok(()),
             result => result,
         }

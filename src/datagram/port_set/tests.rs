@@ -6,7 +6,9 @@ use crate::datagram::NetworkKind;
 use crate::datagram::user_space::InterfaceConfig;
 use crate::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use crate::wire::Mac;
+use crate::wire::ip::{Addresses, Ip};
 use crate::wire::ndp::link_local;
+use smoltcp::wire::IpProtocol;
 use std::time::Duration;
 
 const HOST: [Mac; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
@@ -50,6 +52,34 @@ fn a_network_of_its_own_comes_before_a_router_and_the_port_of_the_source_before_
     }
     assert_eq!(port(beyond, Some("10.79.0.1")), None, "no address of this host");
     drop(links);
+}
+
+#[test]
+fn packets_of_the_kernel_leave_by_the_port_of_their_way_and_those_to_groups_by_the_first() {
+    let (host, links) = host();
+    let path = Arc::new(ExceptionPath::new().unwrap());
+    let mut host = host.with_exceptions(path.clone());
+    let (counters, now) = (Counters::default(), Instant::now());
+    let packet = |source: &str, destination: &str| {
+        let addresses = Addresses::new(ip(source), ip(destination)).unwrap();
+        let header = Ip::outgoing(addresses, IpProtocol::Tcp);
+        let mut packet = vec![0; header.encoded_len() + 20];
+        header.emit(20, &mut packet);
+        packet
+    };
+    // A neighbor that is not known yet is asked for at the port of its network.
+    let mut asked = links.each_ref().map(|link| link.add_station([2, 0, 0, 0, 0, 9], 1).remove(0));
+    let mut frames = |host: &mut PortSet<SimulatedNic>, packet: &[u8]| {
+        path.send(packet);
+        host.receive(now, &counters, |_| ());
+        host.flush(now, &counters);
+        asked.each_mut().map(|nic| nic.rx_burst(now, |_, _| ()))
+    };
+    assert_eq!(frames(&mut host, &packet("10.77.0.1", "10.78.0.9")), [0, 1]);
+    assert_eq!(frames(&mut host, &packet("10.78.0.1", "10.77.0.9")), [1, 0]);
+    assert_eq!(frames(&mut host, &packet("10.77.0.1", "224.0.0.22")), [1, 0]);
+    assert_eq!(frames(&mut host, &packet("10.99.0.1", "10.77.0.9")), [0, 0], "no address of this host");
+    assert_eq!(counters.get(Counter::DropExceptionSource), 1);
 }
 
 #[test]

@@ -1,31 +1,34 @@
-//! The exception path of a device queue: refused frames go to the kernel, at a bounded rate, and the kernel's packets get Ethernet headers.
+//! A queue's end of the exception path: refused frames go to the kernel, at a bounded rate.
 
-use super::UserSpace;
-use crate::counters::{Counter, Counters};
+use crate::counters::Counter;
 use crate::datagram::exception_path::ExceptionPath;
 use crate::limits::{EXCEPTION_RING_LEN, EXCEPTIONS_BURST, EXCEPTIONS_PER_S};
 use crate::neighbor::route::IpRoutes;
-use crate::neighbor::{Pending, Resolution};
-use crate::nic::{Nic, TxKind};
 use crate::token_bucket::TokenBucket;
-use crate::wire::ethernet::Ethernet;
-use crate::wire::exception::{ExceptionPacket, group_mac};
-use crate::wire::{Mac, Station, WireError};
+use crate::wire::{Station, WireError};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// The queue by which the kernel's packets leave: one of all queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelPackets {
+    /// This one.
+    LeaveHere,
+    /// Another one.
+    LeaveElsewhere,
+}
 
 /// A queue's end of the exception path.
 pub(super) struct Exceptions {
     path: Arc<ExceptionPath>,
-    /// The bounds on each [`Origin`].
+    /// The bounds on each [`PacketOrigin`].
     buckets: [TokenBucket; KEPT.len()],
-    /// Whether this queue sends the kernel's packets: one of all queues does.
-    sends: bool,
+    kernel_packets: KernelPackets,
 }
 
 /// The certainty that a packet is of a neighbor, the highest first. A flood of one kind leaves the others their rate, and the higher ones room in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
+enum PacketOrigin {
     /// Only a neighbor can have sent it: BFD, and BGP with TTL security (RFC 5082).
     Neighbor,
     /// A neighbor's address sent it: a router lets no other host use its own.
@@ -38,9 +41,16 @@ enum Origin {
 const KEPT: [usize; 3] = [0, EXCEPTION_RING_LEN / 4, EXCEPTION_RING_LEN / 2];
 
 impl Exceptions {
-    fn new(path: Arc<ExceptionPath>, sends: bool) -> Self {
+    pub(super) fn new(path: Arc<ExceptionPath>, kernel_packets: KernelPackets) -> Self {
         let buckets = KEPT.map(|_| TokenBucket::new(EXCEPTIONS_PER_S, EXCEPTIONS_BURST));
-        Self { path, buckets, sends }
+        Self { path, buckets, kernel_packets }
+    }
+
+    /// The rings, if packets of the kernel wait to leave by this queue.
+    #[inline]
+    pub(super) fn waiting(&self) -> Option<Arc<ExceptionPath>> {
+        let leaves = self.kernel_packets == KernelPackets::LeaveHere && self.path.has_waiting();
+        leaves.then(|| self.path.clone())
     }
 
     /// Gives the kernel the packet of a frame that was refused for `error`, if it is one for this host.
@@ -56,98 +66,14 @@ impl Exceptions {
             matches!(error, WireError::Unwanted | WireError::Port | WireError::Fragment | WireError::Foreign);
         let packet = may_be.then(|| station.exception(frame)).flatten()?;
         let origin = if packet.is_of_neighbor {
-            Origin::Neighbor
+            PacketOrigin::Neighbor
         } else if routes.is_neighbor(packet.source) {
-            Origin::NeighborsAddress
+            PacketOrigin::NeighborsAddress
         } else {
-            Origin::Elsewhere
+            PacketOrigin::Elsewhere
         };
         let origin = origin as usize;
         let given = self.buckets[origin].take(now) && self.path.give(packet.packet, KEPT[origin]);
         Some(if given { Counter::ExceptionsIn } else { Counter::DropExceptionLimited })
-    }
-}
-
-impl<N: Nic> UserSpace<N> {
-    /// Gives what is for this host and none of STOQ's to the kernel. With `sends`, the kernel's packets leave by this queue.
-    #[must_use]
-    pub fn with_exceptions(mut self, path: Arc<ExceptionPath>, sends: bool) -> Self {
-        self.host.exceptions = Some(Box::new(Exceptions::new(path, sends)));
-        self
-    }
-
-    /// Sends the kernel's packets that wait, as far as the device has room.
-    #[inline]
-    pub(super) fn send_exceptions(&mut self, now: Instant, counters: &Counters) {
-        if let Some(exceptions) = &self.host.exceptions
-            && exceptions.sends
-            && exceptions.path.has_waiting()
-        {
-            let path = exceptions.path.clone();
-            self.send_waiting(now, counters, &path);
-        }
-    }
-
-    #[cold]
-    fn send_waiting(&mut self, now: Instant, counters: &Counters, path: &ExceptionPath) {
-        // One turn takes no more: the kernel may write faster than the port sends.
-        for _ in 0..EXCEPTIONS_BURST {
-            if self.nic.tx_room() == 0 {
-                return;
-            }
-            let Some(packet) = path.take() else { return };
-            self.send_exception(now, counters, &packet);
-        }
-    }
-
-    /// Sends a packet of the kernel from one of this port's addresses.
-    pub(crate) fn send_exception(&mut self, now: Instant, counters: &Counters, bytes: &[u8]) {
-        let routes = self.host.neighbors.routes();
-        // A host sends from its own addresses: the kernel may not use the port as a router's.
-        let packet = ExceptionPacket::parse(bytes).filter(|packet| routes.is_source(packet.source));
-        let Some(packet) = packet else { return counters.add(Counter::DropExceptionSource, 1) };
-        if packet.packet.len() > self.host.mtu {
-            return counters.add(Counter::DropTooBig, 1);
-        }
-        let next_hop = match group_mac(packet.destination) {
-            Some(group) => return self.send_to(counters, group, &packet),
-            None => routes.route(packet.destination, Some(packet.source)).map(|route| route.next_hop),
-        };
-        let Some(next_hop) = next_hop else { return counters.add(Counter::DropNoRoute, 1) };
-        match self.host.neighbors.lookup(now, counters, next_hop) {
-            Resolution::Known { mac, .. } => self.send_to(counters, mac, &packet),
-            Resolution::Resolving => {
-                let ethernet = self.host.ethernet([0; 6], &packet);
-                let mut frame = vec![0; ethernet.encoded_len()];
-                ethernet.emit(&mut frame);
-                frame.extend(packet.packet);
-                let pending = Pending { kind: TxKind::Plain, frame, payload_len: 0 };
-                self.host.neighbors.enqueue(counters, next_hop, pending);
-            }
-            Resolution::Unreachable => counters.add(Counter::DropNeighborUnreachable, 1),
-            Resolution::Limited => counters.add(Counter::DropNeighborLimited, 1),
-        }
-    }
-
-    fn send_to(&mut self, counters: &Counters, mac: Mac, packet: &ExceptionPacket<'_>) {
-        let ethernet = self.host.ethernet(mac, packet);
-        let header_len = ethernet.encoded_len();
-        let sent = self.nic.tx_frame(TxKind::Plain, header_len + packet.packet.len(), |frame| {
-            ethernet.emit(frame);
-            frame[header_len..].copy_from_slice(packet.packet);
-        });
-        if sent {
-            counters.add(Counter::TxPackets, 1);
-            counters.add(Counter::ExceptionsOut, 1);
-        } else {
-            counters.add(Counter::DropNoBuffer, 1);
-        }
-    }
-}
-
-impl super::Host {
-    fn ethernet(&self, destination: Mac, packet: &ExceptionPacket<'_>) -> Ethernet {
-        let Station { mac: source, vlan, .. } = self.station;
-        Ethernet { destination, source, vlan, protocol: packet.ethernet_protocol() }
     }
 }

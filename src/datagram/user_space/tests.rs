@@ -11,6 +11,7 @@ use crate::wire::ip::Ip;
 use crate::wire::ndp::{self, Ndp};
 use proptest::prelude::*;
 use smoltcp::wire::{EthernetProtocol, IpProtocol};
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 mod exceptions;

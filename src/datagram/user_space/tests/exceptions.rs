@@ -24,12 +24,12 @@ impl Scene {
     fn with(config: &InterfaceConfig) -> Self {
         let Pair { link, a, b, now } = Pair::new(LinkConfig::default(), &config_a(), config);
         let path = Arc::new(ExceptionPath::new().unwrap());
-        let b = Host { network: b.network.with_exceptions(path.clone(), true), ..b };
+        let b = Host { network: b.network.with_exceptions(path.clone(), KernelPackets::LeaveHere), ..b };
         let probe = Probe::new(&link);
         Self { pair: Pair { link, a, b, now }, probe, path }
     }
 
-    fn to_b(&mut self, frame: &[u8]) {
+    fn reach_b(&mut self, frame: &[u8]) {
         self.probe.send(self.pair.now, frame);
         self.pair.settle_now();
     }
@@ -39,7 +39,7 @@ impl Scene {
     }
 
     /// The kernel writes a packet; these frames leave B for the probe, but for ARP and NDP.
-    fn from_kernel(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
+    fn kernel_writes(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
         self.path.send(packet);
         self.pair.settle_now();
         let frames = self.probe.frames(self.pair.now).into_iter();
@@ -92,7 +92,7 @@ fn what_is_for_this_host_and_none_of_stoqs_goes_to_the_kernel_whole() {
         group,
     ];
     for frame in &frames {
-        scene.to_b(frame);
+        scene.reach_b(frame);
         assert_eq!(scene.given(), [frame[14..].to_vec()]);
     }
     assert_eq!(scene.count(Counter::ExceptionsIn), frames.len() as u64);
@@ -103,15 +103,15 @@ fn what_is_for_this_host_and_none_of_stoqs_goes_to_the_kernel_whole() {
 #[test]
 fn stoqs_own_packets_and_those_of_other_hosts_stay_away_from_the_kernel() {
     let mut scene = Scene::new();
-    scene.to_b(&udp(NEIGHBOR, 4433, 64));
+    scene.reach_b(&udp(NEIGHBOR, 4433, 64));
     let request = IcmpEcho { reply: false, identifier: 7, sequence: 1, data: &[1; 8] };
     let mut message = vec![0; request.encoded_len()];
     request.emit(&addresses(NEIGHBOR, OWN), &mut message);
-    scene.to_b(&frame(addresses(NEIGHBOR, OWN), IpProtocol::Icmp, 64, &message));
-    scene.to_b(&tcp(NEIGHBOR, "10.77.0.99", 64));
+    scene.reach_b(&frame(addresses(NEIGHBOR, OWN), IpProtocol::Icmp, 64, &message));
+    scene.reach_b(&tcp(NEIGHBOR, "10.77.0.99", 64));
     let mut wrong = udp(NEIGHBOR, 3784, 255);
     *wrong.last_mut().unwrap() ^= 1;
-    scene.to_b(&wrong);
+    scene.reach_b(&wrong);
     assert!(scene.given().is_empty());
     assert_eq!((scene.pair.b.received.len(), scene.count(Counter::IcmpEchoReplies)), (1, 1));
     assert_eq!((scene.count(Counter::DropForeign), scene.count(Counter::DropChecksum)), (1, 1));
@@ -127,7 +127,7 @@ fn a_flood_from_beyond_the_link_takes_no_room_of_a_neighbors_packets() {
         scene.pair.b.turn(scene.pair.now);
     }
     let others = [udp(NEIGHBOR, 3784, 255), tcp(NEIGHBOR, OWN, 1)];
-    others.iter().for_each(|frame| scene.to_b(frame));
+    others.iter().for_each(|frame| scene.reach_b(frame));
     let given = scene.given();
     assert_eq!(given[given.len() - 2..], others.map(|frame| frame[14..].to_vec()));
     assert_eq!(given.len(), EXCEPTIONS_BURST as usize + 2);
@@ -157,7 +157,7 @@ fn packets_of_the_kernel_leave_to_the_neighbor_unchanged() {
     let packet = |source, destination| tcp(source, destination, 255)[14..].to_vec();
     // The next hop is asked for first, and the packet waits.
     let first = packet(OWN, AFAR);
-    assert!(scene.from_kernel(&first).is_empty());
+    assert!(scene.kernel_writes(&first).is_empty());
     assert_eq!(scene.count(Counter::ExceptionsOut), 0);
     let arp = wire::arp::Arp {
         reply: true,
@@ -169,12 +169,12 @@ fn packets_of_the_kernel_leave_to_the_neighbor_unchanged() {
     let mut answer = vec![0; 60];
     Ethernet { destination: B, source: PROBE, vlan: None, protocol: EthernetProtocol::Arp }.emit(&mut answer);
     arp.emit(&mut answer[14..]);
-    scene.to_b(&answer);
+    scene.reach_b(&answer);
     let waited: Vec<_> = scene.probe.frames(scene.pair.now);
     assert!(waited.iter().any(|frame| frame[..6] == PROBE && frame[14..] == first));
     for destination in [AFAR, NEIGHBOR] {
         let packet = packet(OWN, destination);
-        let frames = scene.from_kernel(&packet);
+        let frames = scene.kernel_writes(&packet);
         assert_eq!(frames.len(), 1);
         let (ethernet, payload) = Ethernet::parse(&frames[0]).unwrap();
         assert_eq!((ethernet.destination, ethernet.source), (PROBE, B));
@@ -190,7 +190,7 @@ fn packets_of_the_kernel_to_a_group_leave_to_its_stations() {
         (tcp(OWN, "224.0.0.22", 1), [1, 0, 0x5e, 0, 0, 22]),
         (tcp("fe80::ff:fe00:b", "ff02::2", 255), [0x33, 0x33, 0, 0, 0, 2]),
     ] {
-        let frames = scene.from_kernel(&packet[14..]);
+        let frames = scene.kernel_writes(&packet[14..]);
         assert_eq!((frames.len(), &frames[0][..6], &frames[0][14..]), (1, &mac[..], &packet[14..]));
     }
 }
@@ -206,7 +206,7 @@ fn the_kernel_may_send_from_the_ports_addresses_alone_and_where_a_route_leads() 
         frame(addresses(OWN, NEIGHBOR), IpProtocol::Tcp, 64, &[5; 1481])[14..].to_vec(),
     ]
     .iter()
-    .flat_map(|packet| scene.from_kernel(packet))
+    .flat_map(|packet| scene.kernel_writes(packet))
     .collect();
     assert!(sent.is_empty());
     assert_eq!(scene.count(Counter::DropExceptionSource), 3);
