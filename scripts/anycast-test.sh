@@ -6,6 +6,7 @@
 # are told by the other. A minute.
 #
 #   scripts/anycast-test.sh [announcements] [exceptions] [handover]
+#   scripts/anycast-test.sh latency     what a hand-over adds to a round trip; give STOQ_BUILT, and leave the machine alone
 #
 # STOQ_BUILT names a directory with stoq and stoq-gateway; without it they are built. BIRD, FRR and etcd come from Debian. Needs root: it makes network namespaces.
 set -euo pipefail

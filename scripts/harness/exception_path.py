@@ -45,7 +45,9 @@ class ExceptionPath(Anycast):
         text = Path("configs/bird/router-port.conf").read_text()
         # As the file says of a gateway with FRR.
         for neighbor in ("10.9.2.2", "fd09:2::2"):
-            text = text.replace(f"neighbor {neighbor} as GATEWAYS_AS;", f"neighbor {neighbor} as GATEWAYS_AS; ttl security off;")
+            text = text.replace(
+                f"neighbor {neighbor} as GATEWAYS_AS;", f"neighbor {neighbor} as GATEWAYS_AS; ttl security off;"
+            )
         self.bird("r", self.router, text)
         self.bird("g1", self.hosts[1], Path("configs/bird/gateway-port.conf").read_text())
         text = Path("configs/frr/gateway-port.conf").read_text()

@@ -2,7 +2,9 @@
 moves flows."""
 
 import os
+import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -19,6 +21,8 @@ from harness.routing import V4, V6
 
 CLIENTS = 40
 LEASE_S = 10
+#: Of the figure for a hand-over's time.
+TURNS, TRIPS = 5, 2000
 #: What a busy machine may add; tests/simulated/telling.rs holds the bound itself, a second after the end of the lease, under virtual time.
 SLACK_S = 10
 
@@ -155,14 +159,55 @@ def script():
         ensure(told_s < LEASE_S + 1 + SLACK_S, f"the clients were told after {told_s:.1f} s")
 
 
+def times_us(log):
+    """The round trips that a ping has printed."""
+    return [float(time) for time in re.findall(r" time=(\S+) us", log.read_text())]
+
+
+def latency():
+    """What a hand-over adds to a round trip: one client whose flow is moved to the other gateway and back. Figures, for an idle machine."""
+    with Handover() as scene:
+        scene.identities("g1", "g2", "client")
+        scene.build()
+        for n in scene.hosts:
+            scene.start(n)
+        scene.announced(1, 2)
+
+        def announce(n):
+            for version in ("v4", "v6"):
+                scene.birdc("enable", f"g{n}{version}")
+            scene.announced(1, 2)
+            for version in ("v4", "v6"):
+                scene.birdc("disable", f"g{3 - n}{version}")
+            scene.announced(n)
+
+        announce(1)
+        trust = ["--node-id", scene.ids["g1"], "--cert", scene / "client.pem", "--key", scene / "client.key"]
+        scene.start_pings(1, [scene.place], trust, interval_s=0.002)
+        _, log, _ = scene.pings[0]
+        medians = {1: [], 2: []}
+        for _ in range(TURNS):
+            for n, of_one in medians.items():
+                announce(n)
+                begun = len(times_us(log))
+                wait_until("round trips", lambda begun=begun: len(times_us(log)) >= begun + TRIPS)
+                of_one.append(statistics.median(times_us(log)[begun + 10 :]))
+        ensure(scene.count(2, "handovers_net_out") >= TURNS * (TRIPS - 10), "no flow was handed over")
+        for n, what in ((1, "by its own gateway"), (2, "handed over")):
+            print(f"round trip {what}: p50 {statistics.median(medians[n]):.1f} us, of {TURNS} turns {medians[n]}")
+        added = [handed - own for own, handed in zip(medians[1], medians[2], strict=True)]
+        print(f"a hand-over adds {statistics.median(added):.1f} us at p50, in the best turn {min(added):.1f}")
+
+
 PARTS = {"announcements": announcements, "exceptions": exceptions, "handover": script}
 
 
 def asked():
+    known = {**PARTS, "latency": latency}
     parts = sys.argv[1:] or PARTS
     for part in parts:
-        ensure(part in PARTS, f"no part is called {part}: give some of {', '.join(PARTS)}")
-        PARTS[part]()
+        ensure(part in known, f"no part is called {part}: give some of {', '.join(known)}")
+        known[part]()
 
 
 if __name__ == "__main__":
