@@ -11,7 +11,8 @@ export STOQ_CLOCK=$EPOCHSECONDS
 
 ALL_PACKAGES=("${BUILD_PACKAGES[@]}" "${CHECK_PACKAGES[@]}" "${LAB_PACKAGES[@]}" "${CAPTURE_PACKAGES[@]}" "${CONTAINER_PACKAGES[@]}"
     "${BOOT_PACKAGES[@]}" "${ADMIN_PACKAGES[@]}" "${INSTALL_PACKAGES[@]}" "${INSTRUCTIONS_PACKAGES[@]}" "${VECTORS_PACKAGES[@]}"
-    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" "${FLEET_PACKAGES[@]}" "${ANYCAST_PACKAGES[@]}" "${MANIFESTS_PACKAGES[@]}" procps)
+    "${FUZZ_PACKAGES[@]}" "${BENCH_PACKAGES[@]}" "${PROFILE_PACKAGES[@]}" "${PCI_PACKAGES[@]}" "${IMAGE_PACKAGES[@]}" "${TRIXIE_PACKAGES[@]}" "${FLEET_PACKAGES[@]}" "${FLEET_LAB_PACKAGES[@]}"
+    "${ANYCAST_PACKAGES[@]}" "${MANIFESTS_PACKAGES[@]}" procps)
 
 # need: checks everything that any test needs, before the first test runs.
 need() {
@@ -72,7 +73,9 @@ wait "$background"
 all=(--workspace --locked)
 # But for tests of parts that are the same with DPDK.
 without_dpdk=(--no-default-features --locked --lib --bins --examples --test client --test front_door --test shards --test tls_handshake
-    --test cli --test configs --test config_refusals --test path)
+    --test configs --test config_refusals --test path)
+# The executables' tests that are of the parts that differ: devices, memory and errors.
+without_dpdk_cli=(--no-default-features --locked --test cli errors:: preflight:: shortage:: borders:: shipped:: outputs::)
 # In parallel with the checks and the builds of the tests, which run no test: a link keeps one core busy for minutes.
 say "building for release, beside the checks"
 cargo build --release --locked --quiet &
@@ -80,7 +83,7 @@ background=$!
 scripts/check.sh
 say "building the tests"
 cargo test "${all[@]}" --no-run --quiet
-cargo test "${without_dpdk[@]}" --no-run --quiet
+cargo test "${without_dpdk[@]}" --test cli --no-run --quiet
 wait "$background"
 background=
 export STOQ_BUILT=${CARGO_TARGET_DIR:-target}/release
@@ -89,6 +92,7 @@ say "tests"
 cargo test "${all[@]}"
 say "tests without DPDK"
 cargo test "${without_dpdk[@]}"
+cargo test "${without_dpdk_cli[@]}"
 say "instructions a packet"
 scripts/instructions.sh
 say "stores on faulty disks, and whole worlds, by new seeds"
@@ -113,6 +117,9 @@ say "captures, read by tshark"
 scripts/capture.sh
 say "attacks on a live gateway"
 scripts/attack.sh
+# Leases end where gateways wait for a core: nothing runs beside it.
+say "a fleet on the real engines"
+scripts/fleet-lab.sh
 say "the dpdk crate under the address sanitizer"
 scripts/sanitize.sh
 # Fuzzing takes its time whatever else runs, and these tests wait for conditions.

@@ -176,7 +176,7 @@ def latency():
         def announce(n):
             for version in ("v4", "v6"):
                 scene.birdc("enable", f"g{n}{version}")
-            scene.announced(1, 2)
+            wait_until(f"the router sends to {n}", lambda: n in scene.next_hops() and n in scene.next_hops(V6))
             for version in ("v4", "v6"):
                 scene.birdc("disable", f"g{3 - n}{version}")
             scene.announced(n)
