@@ -71,7 +71,11 @@ HANDSHAKES = [
 # The same rows with something else: row, what is compared, name, which figure. Of the second the first four.
 VARIANTS = [
     (f"{variant}-{row}", row, f"{name}, {text}", key)
-    for variant, text, count in (("plain", "release build", 7), ("unsummed", "without UDP checksums", 4))
+    for variant, text, count in (
+        ("plain", "release build", 7),
+        ("unsummed", "without UDP checksums", 4),
+        ("fleet", "gateway of a fleet", 4),
+    )
     for row, name, key in (
         ("message-1500", "messages, MTU 1500", "gbit_per_s"),
         ("put-1500", "put, checked and dropped, MTU 1500", "gbit_per_s"),

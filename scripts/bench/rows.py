@@ -70,6 +70,8 @@ PEER_WIRES = {
     "super": ("GSO super-packets crossing whole", "UDP GSO and GRO, checksums left out"),
     "packets": ("cut to packets before they cross", f"UDP GSO to the link, GRO {VETH_GRO} behind it"),
 }
+#: What a row's name may begin with: the same row with something else.
+VARIANT_NAMES = ("plain", "unsummed", "verified", "fleet")
 #: The mean frame, bytes: a row named for super-packets, or for packets, is one only if that is what crossed.
 SUPER, PACKETS = (2000, 65600), (1200, 1514)
 FAILURES = (Failed, OSError, subprocess.SubprocessError)
@@ -102,6 +104,7 @@ class Rows(Bench):
         self.built = self / "plain" if variant == "plain" else self.bin
         self.udp_checksum = variant != "unsummed"
         self.verifies = variant == "verified"
+        self.in_fleet = variant == "fleet"
         for log in "gateway.log", "client.log":
             (self / log).write_text("")
         try:
@@ -111,7 +114,7 @@ class Rows(Bench):
                 elif parse_scale(row):
                     Scale(self, row).measure()
                 else:
-                    self.measure(base if variant in ("plain", "unsummed", "verified") else row)
+                    self.measure(base if variant in VARIANT_NAMES else row)
         except (Absent, Overrun) as reason:
             # Neither a figure nor a fault: what is said of it goes with the figures.
             kind = "absent" if isinstance(reason, Absent) else "thrown away"

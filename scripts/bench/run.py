@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness import ensure, main, run, say
 from results import MEMIF, NAMED, PEERS, Run
-from rows import Rows
+from rows import VARIANT_NAMES, Rows
 from scale import machine
 from scale import parse as parse_scale
 from scale import rows as scale_rows
@@ -29,7 +29,8 @@ APART = {"--wan": (wan_rows, parse, "wan"), "--scale": (scale_rows, parse_scale,
 
 def memif_mtu(row):
     """The MTU of memif in a row; none of another wire."""
-    row = row.removeprefix("plain-").removeprefix("unsummed-").removeprefix("verified-")
+    for variant in VARIANT_NAMES:
+        row = row.removeprefix(f"{variant}-")
     if row.startswith("quic-") or parse(row):
         return None
     if scale := parse_scale(row):

@@ -12,7 +12,7 @@
 # put-disk get-hot get-piped af-xdp af-packet af-packet-flights quinn-ping quinn-ping-busy get-direct get-hop get-hop-xdp trips-direct trips-hop trips-hop-xdp holders-alive
 # holders-dead, and PEER-gso and PEER-packets for the peers quinn, s2n-quic, quiche and tquic. The ceilings are quic-MTU, quinn-proto
 # in memory, and wire-MTU, testpmd; handshakes-512, -1024, -mutual and -resumed are handshakes a second. plain-ROW is ROW with the release
-# build, unsummed-ROW without UDP checksums (`udp_checksum = false`), verified-ROW with a verify thread on core 2, or on the other side's core where there
+# build, unsummed-ROW without UDP checksums (`udp_checksum = false`), fleet-ROW with a gateway of a fleet ([fleet]), verified-ROW with a verify thread on core 2, or on the other side's core where there
 # are two, and workers that yield.
 #
 # Rows of long paths, ten seconds each, which a run of every row leaves to --wan: wan-WHO-RATE-RTT[-LOSS][-reorder], such as

@@ -149,6 +149,7 @@ class Bench(Scene):
         self.out = Path(out)
         self.udp_checksum = True
         self.verifies = False
+        self.in_fleet = False
 
     def __enter__(self):
         super().__enter__()
@@ -204,6 +205,14 @@ class Bench(Scene):
         """One end of memif."""
         return f"net_memif0,role={role},id=0,socket={self / 'memif.sock'},socket-abstract=no,rsize={rsize}"
 
+    def of_fleet(self):
+        """The sections of a fleet of one."""
+        key = self / "fleet.key"
+        key.touch(0o600)
+        key.write_bytes(bytes(32))
+        rotation = {"number": 0, "salt": "0" * 32, "state": "issue"}
+        return {"fleet": {"key_file": "fleet.key", "server_id": "000001"}, "fleet.rotation": [rotation]}
+
     def hosts(self, memory_bytes=0, store=None, **more):
         """The sections of a gateway: its applications, of which a store is one where a directory is given."""
         discard = {"kind": "discard", "queues": [2, 3, 4, 5]}
@@ -216,6 +225,7 @@ class Bench(Scene):
         """Both sides' configurations; sections of one side replace those of both."""
         at_gateway = {"network": self.port(self.ring("server", rsize), GATEWAY, mtu), **self.hosts(**hosts)}
         at_client = {"network": self.port(self.ring("client", rsize), CLIENT, mtu), "connect": f"{GATEWAY}:{PORT}"}
+        at_gateway |= self.of_fleet() if self.in_fleet else {}
         self.configure(
             "gateway", {**self.side("gateway", "client", GATEWAY_CORE, idle, 0), **at_gateway, **(gateway or {})}
         )
