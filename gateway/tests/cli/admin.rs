@@ -51,6 +51,7 @@ fn assert_known(metrics: &str) {
         "stoq_peer_gateway_up",
         "stoq_fleet_",
         "stoq_anycast_",
+        "stoq_exception_path_",
     ];
     let texts = [
         include_str!("../../../docs/admin.md"),
