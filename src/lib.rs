@@ -9,6 +9,7 @@
 //!  │ nic ◀─tx_burst── wire ◀──datagram─── quic ◀──stream bytes── record ◀───────────── queue ◀── application
 //!  └──────────────────────────────────────────────────────────────────────────────────┘
 //!  control thread: configuration, signals, status; never on the packet's way
+//!  exception path: what wire refuses and this host's kernel may want (BGP, BFD) ⇄ rings ⇄ an interface of the kernel
 //! ```
 //!
 //! A program that moves payloads needs [`client`] alone:
