@@ -75,7 +75,7 @@ all=(--workspace --locked)
 without_dpdk=(--no-default-features --locked --lib --bins --examples --test client --test front_door --test shards --test tls_handshake
     --test configs --test config_refusals --test path)
 # The executables' tests that are of the parts that differ: devices, memory and errors.
-without_dpdk_cli=(--no-default-features --locked --test cli errors:: preflight:: shortage:: borders:: shipped:: outputs::)
+without_dpdk_cli=(--no-default-features --locked --test cli -- errors:: preflight:: shortage:: borders:: shipped:: outputs::)
 # In parallel with the checks and the builds of the tests, which run no test: a link keeps one core busy for minutes.
 say "building for release, beside the checks"
 cargo build --release --locked --quiet &
