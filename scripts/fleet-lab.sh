@@ -2,7 +2,7 @@
 # A fleet on the real engines, in namespaces: two routers with BIRD, five gateways in three zones that announce one anycast address by BIRD, three members
 # of etcd with TLS and users, two clients' hosts. Clients' requests are recorded, and what was acknowledged is read again at the end.
 #
-#   scripts/fleet-lab.sh                    all scenarios, one after another: six minutes
+#   scripts/fleet-lab.sh                    all scenarios, one after another: four minutes
 #   scripts/fleet-lab.sh SCENARIO...        these: rehash kill hang drain rolling etcd wiped partition clock rotation forged
 #   scripts/fleet-lab.sh --clients 200 --kills 20 rehash kill    more clients that stay connected, and more kills
 #   scripts/fleet-lab.sh --record FILE ...  keeps the recorded requests, an object of JSON a line

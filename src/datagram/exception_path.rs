@@ -39,7 +39,10 @@ impl ExceptionPath {
     pub(crate) fn give(&self, packet: &[u8], kept: usize) -> bool {
         let given =
             self.to_kernel.len() + kept < EXCEPTION_RING_LEN && self.to_kernel.push(packet.into()).is_ok();
-        self.wake();
+        // Without room, the packets before it have made the event readable.
+        if given {
+            self.wake();
+        }
         given
     }
 
