@@ -15,8 +15,13 @@ from harness.rebinding import Rebinding, enter
 PROBES = 64
 #: No QUIC packet is as short.
 PROBE = b"probe"
-#: Ports that are tried until one leads to the worker: each leads to either with even chance.
+#: Ports that are tried until one leads to the worker.
 PORTS_MAX = 64
+#: The ports of this side: all that begin with these.
+PORT_MIN, PORTS_LEN = 1 << 14, 1 << 15
+#: From one port to the next, modulo their number: any few of them differ in all bits. Which bits of a port count for its queue depends on the key, which
+#: the gateway draws: of neighbors, which differ in the last bits alone, all reach one queue by one key in a hundred.
+PORT_STEP = 20011
 GATEWAY_PORT = 4433
 #: Times that a client moves in the middle of a transfer.
 MOVES = 4
@@ -41,7 +46,7 @@ class Queues:
         self.scale = scale
         #: Of all clients together, where the flows are spread or not.
         self.connections = connections
-        self.next_port, self.made = 20000, 0
+        self.ports_tried, self.made = 0, 0
 
     def counts(self, name):
         return [worker.get(name, 0) for worker in self.counters()]
@@ -89,9 +94,10 @@ class Queues:
     def port_to(self, worker, family=0):
         """A port of this side whose flow reaches that worker."""
         for _ in range(PORTS_MAX):
-            self.next_port += 1
-            if self.probed_alone(self.next_port, family) == worker:
-                return self.next_port
+            self.ports_tried += 1
+            port = PORT_MIN + self.ports_tried * PORT_STEP % PORTS_LEN
+            if self.probed_alone(port, family) == worker:
+                return port
         raise Failed(f"no flow reaches worker {worker}: the port fills one queue")
 
     def client(self, port=0, family=0, own=None):
