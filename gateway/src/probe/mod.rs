@@ -15,5 +15,5 @@ pub use blast::Blast;
 pub use links::Remotes;
 pub use ping::Ping;
 pub use pull::{Pull, Pulled};
-pub use push::Push;
+pub use push::{Push, Pushed, PushedPayload};
 pub use report::{ProbeError, Report, Width};

@@ -1,8 +1,9 @@
-//! The goodput of payloads that are put.
+//! The goodput of payloads that are put, and the time of each put.
 
 use super::links::{Links, Remotes};
 use super::report::{ProbeError, Report, Width};
 use bytes::Bytes;
+use rand::RngCore;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -11,24 +12,60 @@ use stoq::application::{Application, Outbox, Received};
 use stoq::client::{ClientError, Prepared, PutSource};
 use stoq::hop::Route;
 use stoq::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
-use stoq::record::{ErrorCode, Put};
+use stoq::record::{ErrorCode, ErrorRecord, Put};
 
-/// Puts one payload on every stream, to a [`stoq::application::Discard`] that receives and drops it.
+/// The put that a [`Push`] repeats.
+#[derive(Clone, Debug)]
+pub struct Pushed {
+    /// The queue of the peer's application, or of that of the last gateway on the way.
+    pub queue: u64,
+    /// What is put.
+    pub payload: PushedPayload,
+    /// The gateways on the way; none if the peer itself answers.
+    pub route: Option<Route>,
+    /// Puts on each stream, one after another.
+    pub times: u64,
+}
+
+/// What is put, and what becomes of it.
+#[derive(Clone, Debug)]
+pub enum PushedPayload {
+    /// The same payload each time, to a [`stoq::application::Discard`] that receives and drops it.
+    Dropped(Arc<Prepared>),
+    /// Payloads of random bytes, to an application that keeps them.
+    Kept {
+        /// Bytes of each.
+        len: usize,
+        /// The lease that is asked for, seconds.
+        lease_s: u64,
+    },
+}
+
+/// Puts payloads. Reports the time of each put that is kept, and the goodput of all at the end.
 pub struct Push {
-    queue: u64,
-    payload: Arc<Prepared>,
-    route: Option<Route>,
+    pushed: Pushed,
     width: Width,
     links: Links,
     streams: Vec<ProbeStream>,
     /// The owner of a request is the index of its stream.
     outbox: Outbox<usize>,
     started: Option<Instant>,
-    answers: usize,
+    answers: u64,
+    bytes: u64,
+}
+
+/// A sequence of PUTs, of which one runs at a time.
+struct ProbeStream {
+    asked: u64,
+    /// The payload of the first PUT, prepared before the first connection; large ones take their time.
+    first: Option<Arc<Prepared>>,
+    running: Option<RunningPut>,
 }
 
 /// One PUT.
-struct ProbeStream {
+struct RunningPut {
+    asked_at: Instant,
+    payload: Arc<Prepared>,
     request: RequestId,
     credit: Credit,
     state: State,
@@ -45,75 +82,108 @@ enum State {
     Sent,
 }
 
+impl PushedPayload {
+    /// The payload of the next PUT.
+    fn next(&self) -> Arc<Prepared> {
+        match self {
+            Self::Dropped(payload) => payload.clone(),
+            Self::Kept { len, .. } => {
+                let mut bytes = vec![0; *len];
+                rand::rng().fill_bytes(&mut bytes);
+                Arc::new(Prepared::bytes(bytes))
+            }
+        }
+    }
+}
+
+impl Pushed {
+    fn put(&self, payload: &Prepared) -> Result<Put, ClientError> {
+        let lease_s = if let PushedPayload::Kept { lease_s, .. } = self.payload { lease_s } else { 0 };
+        Ok(Put { queue: self.queue, lease_s, descriptor: payload.descriptor()?, lanes: None })
+    }
+}
+
 impl Push {
-    /// Puts `payload` once on each stream of `width`, to the discarding application on `queue` of the peer, or of the last gateway of `route`.
-    pub fn new(
-        remotes: impl Into<Remotes>,
-        queue: u64,
-        payload: Arc<Prepared>,
-        route: Option<Route>,
-        width: Width,
-        reports: Sender<Report>,
-    ) -> Self {
+    /// Puts to the gateway at `remotes`.
+    pub fn new(remotes: impl Into<Remotes>, pushed: Pushed, width: Width, reports: Sender<Report>) -> Self {
         let links = Links::new(remotes, width.connections, reports);
-        let (streams, outbox) = (Vec::new(), Outbox::default());
-        Self { queue, payload, route, width, links, streams, outbox, started: None, answers: 0 }
+        let stream = |_| ProbeStream { asked: 0, first: Some(pushed.payload.next()), running: None };
+        let streams = (0..width.total_streams()).map(stream).collect();
+        Self { pushed, width, links, streams, outbox: Outbox::default(), started: None, answers: 0, bytes: 0 }
     }
 
-    fn start(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
-        if self.streams.len() == self.width.total_streams() {
-            return Ok(false);
-        }
-        self.started.get_or_insert(now);
-        while self.streams.len() < self.width.total_streams() && port.room() > 0 {
-            let index = self.streams.len();
+    /// Makes the next PUT on every idle stream.
+    fn ask(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
+        let mut worked = false;
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            if stream.running.is_some() || stream.asked == self.pushed.times {
+                continue;
+            }
+            if port.room() == 0 {
+                break;
+            }
+            self.started.get_or_insert(now);
+            let payload = stream.first.take().unwrap_or_else(|| self.pushed.payload.next());
             let up = &self.links.up[index / self.width.streams];
-            let route = self.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
+            let route = self.pushed.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
             let hop = route.map(|route| Box::new(route.hop()));
             let credit = Credit::default();
-            let ask = Ask::new(self.put()?).by(hop).with_credit(credit.clone());
+            let ask = Ask::new(self.pushed.put(&payload)?).by(hop).with_credit(credit.clone());
             let request = self.outbox.ask(port, up.connection, ask, index);
-            self.streams.push(ProbeStream { request, credit, state: State::Asked, unsent: VecDeque::new() });
+            stream.asked += 1;
+            let (state, unsent) = (State::Asked, VecDeque::new());
+            stream.running = Some(RunningPut { asked_at: now, payload, request, credit, state, unsent });
+            worked = true;
         }
-        Ok(true)
-    }
-
-    fn put(&self) -> Result<Put, ClientError> {
-        Ok(Put { queue: self.queue, lease_s: 0, descriptor: self.payload.descriptor()?, lanes: None })
+        Ok(worked)
     }
 
     fn answered(&mut self, index: usize, delivery: Delivery) -> Result<(), ClientError> {
+        let Some(running) = &mut self.streams[index].running else { return Ok(()) };
         match delivery {
             Delivery::Answered(_, Answer::Ok(_)) => {
-                let payload = self.payload.clone();
-                let source = PutSource::new(payload, &self.put()?)?;
-                self.streams[index].state = State::Sending(source);
+                let payload = running.payload.clone();
+                let put = self.pushed.put(&payload)?;
+                running.state = State::Sending(PutSource::new(payload, &put)?);
             }
+            Delivery::Answered(_, Answer::Done(_)) => match self.pushed.payload {
+                PushedPayload::Kept { .. } => self.over(index, None),
+                PushedPayload::Dropped(_) => self.links.fail(ProbeError::Keeps(self.pushed.queue)),
+            },
             // A discarding application ends a PUT that it has received whole with "not found", since it keeps nothing.
             Delivery::Ended(_, End::Failed(failure)) => {
-                let sent = matches!(self.streams[index].state, State::Sent);
-                let reason = failure.reason().to_string();
-                if failure.code != ErrorCode::NotFound || !sent {
-                    self.links.fail(ClientError::Refused(failure));
-                    return Ok(());
-                }
-                self.answers += 1;
-                if let Some(started) = self.started
-                    && self.answers == self.width.total_streams()
-                {
-                    let (messages, elapsed) = (self.answers as u64, started.elapsed());
-                    let bytes = self.payload.length * messages;
-                    self.links.report(Report::Dropped(reason));
-                    self.links.report(Report::Goodput { bytes, messages, elapsed });
+                let is_dropped = failure.code == ErrorCode::NotFound && matches!(running.state, State::Sent);
+                match self.pushed.payload {
+                    PushedPayload::Dropped(_) if is_dropped => self.over(index, Some(&failure)),
+                    PushedPayload::Kept { .. } if is_dropped => {
+                        self.links.fail(ProbeError::Drops(self.pushed.queue));
+                    }
+                    _ => self.links.fail(ClientError::Refused(failure)),
                 }
             }
             Delivery::Ended(_, End::Silent(silence)) => self.links.fail(ClientError::Silent(silence)),
-            Delivery::Answered(_, Answer::Done(_)) => {
-                self.links.fail(ProbeError::Keeps(self.queue));
-            }
             _ => {}
         }
         Ok(())
+    }
+
+    /// A PUT has ended as it should: kept, or dropped with these words.
+    fn over(&mut self, index: usize, dropped: Option<&ErrorRecord>) {
+        let Some(put) = self.streams[index].running.take() else { return };
+        if dropped.is_none() {
+            self.links.report(Report::RoundTrip(put.asked_at.elapsed()));
+        }
+        self.answers += 1;
+        self.bytes += put.payload.length;
+        if let Some(started) = self.started
+            && self.answers == self.pushed.times * self.streams.len() as u64
+        {
+            let (bytes, messages, elapsed) = (self.bytes, self.answers, started.elapsed());
+            if let Some(failure) = dropped {
+                self.links.report(Report::Dropped(failure.reason().to_string()));
+            }
+            self.links.report(Report::Goodput { bytes, messages, elapsed });
+        }
     }
 
     fn turn(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
@@ -126,16 +196,16 @@ impl Push {
             }
         }
         if self.links.is_ready() {
-            worked |= self.start(now, port)?;
-            for stream in &mut self.streams {
-                worked |= stream.send(port)?;
+            worked |= self.ask(now, port)?;
+            for put in self.streams.iter_mut().filter_map(|stream| stream.running.as_mut()) {
+                worked |= put.send(port)?;
             }
         }
         Ok(worked)
     }
 }
 
-impl ProbeStream {
+impl RunningPut {
     /// Sends as much as the ring and the credit allow.
     fn send(&mut self, port: &mut AppPort) -> Result<bool, ClientError> {
         let mut worked = false;

@@ -38,6 +38,9 @@ pub enum ProbeError {
     /// A payload was put to a queue whose application keeps it.
     #[error("queue {0} keeps payloads: give a queue of a discard application")]
     Keeps(u64),
+    /// A payload was put to a queue whose application drops it.
+    #[error("queue {0} drops payloads: give a queue of a seed application that keeps them")]
+    Drops(u64),
     /// The peer does not take this client's messages on a queue.
     #[error(
         "not authorized: right messages is not given to this peer for queue {0}; have the gateway's operator add the queue in [[rights]]"

@@ -90,6 +90,7 @@ pub const OPTIONS: &[Range] = &[
         "a message has at most 64 KiB (protocol §8)",
     ),
     whole("stoq bench --queue", (0, QUEUE_MAX), "", "", QUEUE),
+    whole("stoq bench --payload", (1, PAYLOAD_BYTES_MAX), "bytes", NOTHING, PAYLOAD),
     whole("stoq bench --round-trips", (1, TRIPS_LEN_MAX), "", NOTHING, TRIPS),
     whole(
         "stoq bench --connections",

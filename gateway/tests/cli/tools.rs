@@ -146,6 +146,36 @@ fn bench_spreads_its_load_over_connections_and_streams() {
 }
 
 #[test]
+fn bench_puts_payloads_that_the_store_keeps() {
+    let mut site = Site::new();
+    let _gateway = site.start();
+    let put = |more: &[&str]| {
+        let mut put = site.client("bench");
+        put.args(["--put", "--connections", "2", "--streams", "2"]).args(more);
+        put
+    };
+    let kept = json(&mut put(&["--keep", "1h", "--payload", "1000", "--bytes", "20000"]));
+    assert_eq!((&kept["operation"], &kept["puts"]), (&"put-keep".into(), &20.into()));
+    assert_eq!((&kept["payload_bytes"], &kept["bytes"]), (&1000.into(), &20_000.into()));
+    for key in ["puts_per_s", "p50_us", "p99_us"] {
+        assert!(kept[key].as_f64().unwrap() > 0.0, "{kept}");
+    }
+    let (list, _) = run(site.client("list").arg("--json"), 0);
+    assert_eq!(list.matches("\"length\":1000").count(), 20, "{list}");
+    let (text, _) = run(&mut put(&["--keep", "90s", "--bytes", "4000000"]), 0);
+    assert!(text.starts_with("4000000 bytes in 4 PUTs, all kept by the gateway: "), "{text}");
+    let dropped = json(&mut put(&["--payload", "1000", "--bytes", "20000"]));
+    assert_eq!((&dropped["operation"], &dropped["puts"]), (&"put-discard".into(), &20.into()));
+    let (_, stderr) = run(&mut put(&["--keep", "1h", "--queue", "2", "--bytes", "4000"]), 1);
+    assert!(stderr.contains("queue 2 drops payloads: give a queue of a seed application"), "{stderr}");
+    let (_, stderr) = run(&mut put(&["--payload", "1000", "--bytes", "3999"]), 2);
+    assert!(
+        stderr.contains("3999 are fewer than a payload of 1000 on each of 4 streams; give at least 4000"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn a_path_is_measured_with_its_limits_and_what_to_set() {
     let mut site = Site::new();
     let _gateway = site.start();

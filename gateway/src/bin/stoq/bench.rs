@@ -15,7 +15,12 @@ use stoq::node::{ApplicationHost, Hosted};
 use stoq::send_limit::LimitTimes;
 use stoq::stages::Sampled;
 use stoq::token::{AnyToken, Ranges};
-use stoq_gateway::probe::{Blast, Pull, Pulled, Push, Report, Width, inspect};
+use stoq_gateway::durations::Seconds;
+use stoq_gateway::probe::{Blast, Pull, Pulled, Push, Pushed, PushedPayload, Report, Width, inspect};
+
+/// The queues of a gateway's applications where --queue names no other: of its store as for `stoq put`, and of its discard application.
+const STORE_QUEUE: u64 = 0;
+const DISCARD_QUEUE: u64 = 2;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -25,13 +30,20 @@ pub(crate) struct Args {
     /// Bytes of one message.
     #[arg(long, default_value_t = MESSAGE_BYTES_MAX as usize)]
     size: usize,
-    /// The queue of the gateway's discard application.
-    #[arg(long, default_value_t = 2)]
-    queue: u64,
+    /// The queue of the gateway's discard application, or with --keep of its seed application [default: 2, or 0 with --keep].
+    #[arg(long)]
+    queue: Option<u64>,
     /// Instead put payloads of --bytes in all to the discard application, which checks and drops them. With `verify = false` in the
     /// gateway's configuration it drops them unchecked.
     #[arg(long, conflicts_with = "get")]
     put: bool,
+    /// With --put: the bytes of a payload. Each stream puts one payload after another [default: one payload on each stream].
+    #[arg(long, requires = "put", value_name = "BYTES")]
+    payload: Option<u64>,
+    /// With --put: have the gateway's store keep the payloads, which are of random bytes, for this time: 90s, 45m, 12h, 30d. Prints the
+    /// time of a PUT too, until the gateway says that it keeps the payload.
+    #[arg(long, requires = "put", value_name = "TIME")]
+    keep: Option<Seconds>,
     /// Instead fetch this payload on every stream, check every byte and drop it. Given several times, each stream has the next payload.
     #[arg(long, value_name = "TOKEN")]
     get: Vec<AnyToken>,
@@ -55,6 +67,12 @@ pub(crate) struct Args {
     time_limit: u64,
     #[command(flatten)]
     options: ClientOptions,
+}
+
+impl Args {
+    fn queue(&self) -> u64 {
+        self.queue.unwrap_or(if self.keep.is_some() { STORE_QUEUE } else { DISCARD_QUEUE })
+    }
 }
 
 /// The result of all workers together.
@@ -154,8 +172,8 @@ fn measure(
 
 /// A likely reason why there is no result.
 fn hint(args: &Args) -> String {
-    if args.get.is_empty() {
-        return format!("does the gateway have a discard application on queue {}?", args.queue);
+    if args.get.is_empty() && args.keep.is_none() {
+        return format!("does the gateway have a discard application on queue {}?", args.queue());
     }
     "give a longer --time-limit".into()
 }
@@ -206,32 +224,57 @@ impl Measured {
     }
 }
 
-/// Payloads from memory to an application that drops them.
+/// Payloads from memory to an application that drops them, or to one that keeps them.
 fn put(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
     let on = (session.workers, session.cipher.name());
     let streams = (if args.connections == 0 { on.0 } else { args.connections }) as u64 * args.streams;
-    let len = usize::try_from(args.bytes / streams)?;
+    let share = args.bytes / streams;
+    let len = args.payload.unwrap_or(share);
+    let times = if args.payload.is_none() { 1 } else { share / len };
+    if times == 0 {
+        return Err(Usage(format!(
+            "--bytes: {} are fewer than a payload of {len} on each of {streams} streams; give at least {}",
+            args.bytes,
+            len.saturating_mul(streams)
+        ))
+        .into());
+    }
+    let payload = payload(usize::try_from(len)?, args.keep)?;
+    let pushed = Pushed { queue: args.queue(), payload, route: args.route.route(&session.gateways)?, times };
+    let remotes = session.remotes()?;
+    let measured = measure(args, session, move |width, _, reports| {
+        Box::new(Push::new(remotes.clone(), pushed.clone(), width, reports.clone()))
+    })?;
+    let (bytes, puts) = (measured.bytes, measured.messages);
+    let Some(how) = &measured.dropped else {
+        let rate = puts as f64 / measured.elapsed.as_secs_f64();
+        let (p50, p99) = (measured.us(0.5), measured.us(0.99));
+        let text = format!(
+            "{bytes} bytes in {puts} PUTs, all kept by the gateway: {rate:.0} PUTs a second, p50 {p50:.1}, p99 {p99:.1} us"
+        );
+        let particular = serde_json::json!({
+            "puts": puts, "payload_bytes": len, "puts_per_s": rate, "p50_us": p50, "p99_us": p99,
+        });
+        return measured.print(args, on, "put-keep", particular, &text);
+    };
+    let text = format!("{bytes} bytes in {puts} PUTs, {how}");
+    let particular = serde_json::json!({ "puts": puts, "payload_bytes": len, "answer": how });
+    measured.print(args, on, "put-discard", particular, &text)
+}
+
+/// A payload of this length to be dropped, or payloads to be kept.
+fn payload(len: usize, keep: Option<Seconds>) -> Result<PushedPayload, Usage> {
     let mut payload = Vec::new();
     payload.try_reserve_exact(len).map_err(|_| {
         Usage(format!(
             "--bytes: a payload of {len} bytes does not fit into memory; give fewer, or more --streams"
         ))
     })?;
+    if let Some(Seconds(lease_s)) = keep {
+        return Ok(PushedPayload::Kept { len, lease_s });
+    }
     payload.resize(len, 0x5a);
-    let payload = Arc::new(Prepared::bytes(payload));
-    let (remotes, queue, route) = (session.remotes()?, args.queue, args.route.route(&session.gateways)?);
-    let measured = measure(args, session, move |width, _, reports| {
-        Box::new(Push::new(remotes.clone(), queue, payload.clone(), route.clone(), width, reports.clone()))
-    })?;
-    let how = measured.dropped.as_deref().unwrap_or_default();
-    let text = format!("{} bytes in {} PUTs, {how}", measured.bytes, measured.messages);
-    measured.print(
-        args,
-        on,
-        "put-discard",
-        serde_json::json!({ "puts": measured.messages, "answer": how }),
-        &text,
-    )
+    Ok(PushedPayload::Dropped(Arc::new(Prepared::bytes(payload))))
 }
 
 /// Payloads fetched, and dropped on arrival.
@@ -273,7 +316,7 @@ fn messages(args: &Args, session: ClientSetup) -> anyhow::Result<()> {
         .into());
     }
     let (remotes, on) = (session.remotes()?, (session.workers, session.cipher.name()));
-    let (size, queue, bytes) = (args.size, args.queue, args.bytes);
+    let (size, queue, bytes) = (args.size, args.queue(), args.bytes);
     let measured = measure(args, session, move |width, streams, reports| {
         let share = bytes / streams as u64 * width.total_streams() as u64;
         Box::new(Blast::new(remotes.clone(), queue, size, share, width, reports.clone()))
