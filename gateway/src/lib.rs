@@ -58,6 +58,7 @@ pub mod reload;
 pub mod run;
 pub mod fleet_tool;
 pub mod store_tool;
+pub mod store_salvage;
 pub mod store_verify;
 
 // Load and measurements: applications of a client's node.

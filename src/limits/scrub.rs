@@ -14,6 +14,10 @@ pub const SCRUB_S: u64 = 30 * 86_400;
 pub const SCRUB_S_MAX: u64 = 3650 * 86_400;
 /// What a payload counts for in this rate beside its bytes: a disk must look for each.
 pub const SCRUB_ENTRY_BYTES: u64 = 64 << 10;
+/// What a row of the database counts for in this rate: a search for its key, besides its bytes.
+pub const SCRUB_ROW_BYTES: usize = 2 << 10;
+/// Rows of the database that are looked at in one piece.
+pub const ROWS_WALK_LEN: usize = 256;
 /// How long the scrub waits before it looks again whether a request waits for a read, milliseconds.
 pub const SCRUB_WAIT_MS: u64 = 5;
 /// Between two notes of the scrub's place in the store, seconds.

@@ -105,3 +105,7 @@ pub const JOURNAL_BLOCK_BYTES: u64 = 4096;
 pub const ROTTEN_ROWS_LEN_MAX: usize = 1024;
 /// Rows of holdings that are read together when the other tables are made anew from them, and become durable together.
 pub const REBUILD_BATCH_LEN: usize = 4096;
+/// Rows of a damaged database that are copied together, bytes.
+pub const SALVAGE_BATCH_BYTES: usize = 8 << 20;
+/// A salvage reads twice the rows that a table says it has, and this number more, before it takes its pages for a ring.
+pub const SALVAGE_SPARE_LEN: u64 = 1 << 16;

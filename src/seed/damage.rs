@@ -95,6 +95,18 @@ pub(super) struct Damage {
     state: DamageState,
 }
 
+/// This name if no file has it, or the first that none has with a number behind it.
+pub(super) fn free_name(name: &Path) -> PathBuf {
+    let mut free = name.to_owned();
+    for number in 2_u64.. {
+        if fs::symlink_metadata(&free).is_err() {
+            break;
+        }
+        free = name.with_added_extension(number.to_string());
+    }
+    free
+}
+
 impl Damage {
     /// The damage of the store in `dir`, as far as its directory shows.
     pub(super) fn of(dir: &Path, disk: &StoreDisk, writable: bool) -> Self {
@@ -165,14 +177,7 @@ impl Damage {
         }
         let directory = self.dir.join(DAMAGED);
         self.disk.make_directory(&directory)?;
-        let name = directory.join(path.file_name().unwrap_or_default());
-        let mut free = name.clone();
-        for number in 2_u64.. {
-            if fs::symlink_metadata(&free).is_err() {
-                break;
-            }
-            free = name.with_added_extension(number.to_string());
-        }
+        let free = free_name(&directory.join(path.file_name().unwrap_or_default()));
         self.disk.0.rename(path, &free).map_err(|e| StoreError::io("set aside", path, e))?;
         self.state.files_set_aside += 1;
         Ok(())

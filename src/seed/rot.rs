@@ -2,7 +2,7 @@
 //! as a file, and the next start counts anew what is derived from the holdings.
 
 use super::damage::DamageOutcome;
-use super::database::{RottenRow, StoreTable};
+use super::database::{DATABASE, RottenRow, RowsWalk, StoreTable, Walked};
 use super::disk::write_error;
 use super::entry::{self, EntryBody, IndexEntry, PayloadPlace};
 use super::error::StoreError;
@@ -10,7 +10,7 @@ use super::index::Index;
 use super::inner::Inner;
 use super::layout::BLOB;
 use super::lease::Lease;
-use crate::limits::LIST_BATCH_LEN;
+use crate::limits::ROWS_WALK_LEN;
 use crate::shard::Lanes;
 use crate::token::{AnyToken, TOKEN_BYTES};
 use data_encoding::HEXLOWER;
@@ -83,24 +83,23 @@ impl Inner {
         }
     }
 
-    /// Reads each row of the database that has a check. Blocks on the disk.
-    pub(super) fn check_rows(&self, mut told: impl FnMut() -> bool) {
-        for table in StoreTable::ALL.into_iter().filter(|table| *table != StoreTable::Bytes) {
-            let mut from = Vec::new();
-            'table: loop {
-                let index = self.index();
-                for _ in 0..LIST_BATCH_LEN {
-                    let Some((key, _)) = index.rows.next(table, &from) else { break 'table };
-                    from = key;
-                    from.push(0);
-                }
-                drop(index);
-                if !told() {
-                    return;
-                }
+    /// Looks at some rows of the database, and tells of damaged pages. Blocks on the disk. Returns the number of rows, and of tables that are
+    /// damaged; `None`: there are no more, and what is rotten is set aside.
+    pub(super) fn walk_rows(&self, walk: &mut RowsWalk) -> Option<(usize, u64)> {
+        let latest = self.index().rows.latest();
+        match walk.turn(&latest, ROWS_WALK_LEN) {
+            Walked::Rows(rows) => Some((rows, 0)),
+            Walked::Damaged(table, reason) => {
+                let name = format!("{DATABASE}, table {}", table.name());
+                let reason = format!("{reason}: have the database salvaged while no gateway runs");
+                self.damage().note(name, reason, DamageOutcome::Left);
+                Some((0, 1))
+            }
+            Walked::End => {
+                self.set_rows_aside();
+                None
             }
         }
-        self.set_rows_aside();
     }
 }
 

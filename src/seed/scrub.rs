@@ -8,11 +8,13 @@
 //! time reads one piece a tick nevertheless. Pages of the kernel's cache are dropped before and after: the disk is what is checked.
 
 use super::check::{Check, CheckResult};
-use super::database::StoreTable;
+use super::database::{RowsWalk, StoreTable};
 use super::index::Index;
 use super::inner::Inner;
 use super::store::Store;
-use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_ENTRY_BYTES, SCRUB_NOTE_S, SCRUB_WAIT_MS, STORE_BATCH_LEN};
+use crate::limits::{
+    SCRUB_BYTES_PER_S, SCRUB_ENTRY_BYTES, SCRUB_NOTE_S, SCRUB_ROW_BYTES, SCRUB_WAIT_MS, STORE_BATCH_LEN,
+};
 use crate::token::AnyToken;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -90,6 +92,8 @@ pub struct ScrubState {
 struct ScrubNote {
     began_s: Option<u64>,
     asked: bool,
+    /// Whether the rows of the database were looked at.
+    walked: bool,
     /// The last token that was checked, in text.
     cursor: Option<String>,
     tally: ScrubTally,
@@ -152,6 +156,8 @@ pub(super) struct ScrubTick {
 pub(super) struct Scrubbing {
     note: Option<ScrubNote>,
     check: Option<Box<Check>>,
+    /// The rows of the database come first.
+    walk: RowsWalk,
     /// The tick whose bytes are being read; `None`: it waits for the next one.
     tick: Option<ScrubTick>,
     /// Bytes that may be read now.
@@ -203,7 +209,7 @@ impl Scrubbing {
         if store.scrub.asked.swap(false, Relaxed) && !(note.began_s.is_some() && note.asked) {
             *note = ScrubNote { last: note.last, passes: note.passes, asked: true, ..ScrubNote::default() };
             note.began_s = Some(tick.now_s);
-            self.check = None;
+            (self.check, self.walk) = (None, RowsWalk::default());
             tracing::info!("a scrub of the whole store begins: an operator asked for it");
             store.write_scrub(note);
         }
@@ -251,6 +257,15 @@ impl Scrubbing {
                 return self.stand(store);
             }
             store.scrub.state().reads_beside += 1;
+        }
+        if !note.walked {
+            let rotten = store.index().rows.rotten_found();
+            if let Some((rows, damaged)) = store.walk_rows(&mut self.walk) {
+                self.left_bytes -= (rows.max(1) * SCRUB_ROW_BYTES) as i64;
+                note.tally.damaged += damaged + store.index().rows.rotten_found() - rotten;
+                return;
+            }
+            (note.walked, self.walk) = (true, RowsWalk::default());
         }
         if self.check.is_none() {
             let next = store.index().holdings_after(note.cursor().as_ref(), 1).pop();
@@ -404,7 +419,13 @@ impl Store {
     pub fn verify(&self, mut told: impl FnMut(VerifyProgress) -> bool) -> VerifyProgress {
         let entries = self.census().entries;
         let mut progress = VerifyProgress { entries, ..VerifyProgress::default() };
-        self.inner.check_rows(|| told(progress));
+        let mut walk = RowsWalk::default();
+        while let Some((_, damaged)) = self.inner.walk_rows(&mut walk) {
+            progress.tally.damaged += damaged;
+            if !told(progress) {
+                return progress;
+            }
+        }
         progress.tally.damaged += self.inner.index().rows.rotten_found();
         let mut cursor = None;
         loop {

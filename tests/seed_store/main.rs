@@ -12,6 +12,7 @@ mod listing;
 mod removals;
 mod room;
 mod rows;
+mod salvage;
 mod sets;
 mod short;
 

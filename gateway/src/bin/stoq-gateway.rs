@@ -20,6 +20,7 @@ use stoq_gateway::events::Event;
 use stoq_gateway::faults::{SignalError, Usage};
 use stoq_gateway::fleet_tool::FleetCommand;
 use stoq_gateway::run::{PROGRAM, serve};
+use stoq_gateway::store_salvage::StoreSalvageArgs;
 use stoq_gateway::store_tool::{StoreListArgs, StoreRemoveArgs, StoreStatArgs, StoreUsageArgs, seed};
 use stoq_gateway::store_verify::StoreVerifyArgs;
 use stoq_gateway::{capabilities, check, logging};
@@ -93,6 +94,9 @@ enum StoreCommand {
     /// Reads the store itself while no gateway runs on it, and has a running gateway read it with --now: at its `scrub_bytes_per_s`, and
     /// not while a request waits for the disk. Exit codes: 0 everything is whole, 1 something is damaged or could not be read.
     Verify(StoreVerifyArgs),
+    /// Copy the rows of a damaged database that can be read into a new one, while no gateway runs. The damaged file goes to the store's directory
+    /// `damaged`. Payloads that are files are not touched.
+    Salvage(StoreSalvageArgs),
 }
 
 #[derive(clap::Args)]
@@ -186,6 +190,7 @@ fn maintain(command: &StoreCommand) -> anyhow::Result<ExitCode> {
         StoreCommand::Usage(args) => args.run(),
         StoreCommand::Export(args) => args.export(),
         StoreCommand::Verify(args) => return args.run(),
+        StoreCommand::Salvage(args) => args.run(),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -59,6 +59,38 @@ fn an_operator_verifies_the_store_of_a_gateway_that_is_stopped() {
 }
 
 #[test]
+fn an_operator_has_the_database_of_a_gateway_that_is_stopped_salvaged() {
+    let mut site = Site::new();
+    let config = site.configure();
+    let salvage = |more: &[&str], code| {
+        run(stoq_gateway().args(["store", "salvage", "--config"]).arg(&config).args(more), code)
+    };
+    let (_, error) = salvage(&[], 1);
+    assert!(error.contains("there is no store; has this gateway ever run"), "{error}");
+    let mut gateway = site.start();
+    let (file, token) = site.file("file", 3_000_000);
+    run(site.client("put").arg(&file), 0);
+    let (_, error) = salvage(&[], 1);
+    assert!(error.contains("is open: stop its gateway, then salvage"), "{error}");
+    gateway.process.signal(Signal::TERM);
+    gateway.process.end();
+    let (out, _) = salvage(&[], 0);
+    assert!(
+        out.contains("; 0 were damaged, and 0 could not be found") && out.contains("start the gateway"),
+        "{out}"
+    );
+    let (out, _) = salvage(&["--json"], 0);
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert!(told["copied"].as_u64() > Some(0) && told["missing"] == 0, "{told}");
+    let damaged = site.store.join("damaged/store.redb.2");
+    assert_eq!(told["damaged_file"], damaged.to_str().unwrap());
+    assert!(damaged.is_file());
+    let _gateway = site.start();
+    run(site.client("get").arg(&token).arg("-o").arg(site.path("copy")), 0);
+    assert!(std::fs::read(site.path("copy")).unwrap() == std::fs::read(&file).unwrap());
+}
+
+#[test]
 fn an_operator_has_a_running_gateway_read_its_store_now() {
     let mut site = Site::new();
     let (_gateway, at) = start(&mut site, "");

@@ -91,10 +91,7 @@ impl Database {
         };
         let backend = backend.map_err(|error| write_error(path, 0, error))?;
         let damaged = |error: redb::Error| damaged(path, error);
-        let mut builder = redb::Builder::new();
-        builder.set_cache_size(DATABASE_CACHE_BYTES);
-        let opened =
-            guarded(|| Ok(GuardedDatabase::new(builder.create_with_backend(backend)?))).map_err(damaged)?;
+        let opened = opened(backend).map_err(damaged)?;
         let earlier = prepare(&opened, path)?;
         if earlier.is_none() {
             latest.set(Snapshot::of(&opened, rotten).map_err(damaged)?);
@@ -171,7 +168,30 @@ impl Database {
     }
 }
 
-fn damaged(path: &Path, error: redb::Error) -> StoreError {
+/// The database in a file.
+pub(super) fn opened(backend: DatabaseFile) -> Result<GuardedDatabase, redb::Error> {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(DATABASE_CACHE_BYTES);
+    guarded(|| Ok(GuardedDatabase::new(builder.create_with_backend(backend)?)))
+}
+
+/// The version of its tables; `None` if it has none of ours, and 0 if that row is none.
+pub(super) fn layout_of(database: &GuardedDatabase) -> Result<Option<u32>, redb::Error> {
+    guarded(|| {
+        let reading = database.get()?.begin_read()?;
+        match reading.open_table(definition(StoreTable::Notes)) {
+            Ok(notes) => {
+                let row = notes.get(LAYOUT_ROW)?;
+                let row = row.map(|row| row.value().try_into().map(u32::from_be_bytes));
+                Ok(Some(row.and_then(Result::ok).unwrap_or_default()))
+            }
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    })
+}
+
+pub(super) fn damaged(path: &Path, error: redb::Error) -> StoreError {
     match error {
         redb::Error::Io(error)
             if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
@@ -185,19 +205,7 @@ fn damaged(path: &Path, error: redb::Error) -> StoreError {
 /// Makes the tables of a new database, and refuses one of a later version. Returns the layout of an earlier one, which is left as it is.
 fn prepare(database: &GuardedDatabase, path: &Path) -> Result<Option<u32>, StoreError> {
     let damaged = |error: redb::Error| damaged(path, error);
-    let layout = || -> Result<Option<u32>, redb::Error> {
-        let reading = database.get()?.begin_read()?;
-        match reading.open_table(definition(StoreTable::Notes)) {
-            Ok(notes) => {
-                let row = notes.get(LAYOUT_ROW)?;
-                let row = row.map(|row| row.value().try_into().map(u32::from_be_bytes));
-                Ok(Some(row.and_then(Result::ok).unwrap_or_default()))
-            }
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    };
-    match guarded(layout).map_err(damaged)? {
+    match layout_of(database).map_err(damaged)? {
         Some(LAYOUT) => return Ok(None),
         Some(UNPACKED_LAYOUT) => {
             return guarded(|| add_packs(database)).map(|()| None).map_err(damaged);

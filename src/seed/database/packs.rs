@@ -14,13 +14,17 @@ use super::guard::damaged_page;
 use super::table::{Changes, StoreTable, definition};
 use crate::limits::{PACK_BYTES_MAX, PACK_ROWS_LEN_MAX};
 use crate::seed::blocks::row_bytes;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{
+    ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableHandle, WriteTransaction,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Bytes = &'static [u8];
 
-const PACKS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("packs");
-const HOLES: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new("holes");
+/// The names of the tables.
+pub(super) const NAMES: [&str; 2] = ["packs", "holes"];
+const PACKS: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new(NAMES[0]);
+const HOLES: TableDefinition<'static, Bytes, Bytes> = TableDefinition::new(NAMES[1]);
 const COUNT_BYTES: usize = 4;
 /// What a payload has in the head: its number, and where its bytes end behind the head.
 const ENTRY_BYTES: usize = 12;
@@ -142,6 +146,11 @@ impl Packs {
             _ => Ok(None),
         }
     }
+}
+
+/// Whether a row of a table with this name is what was written, as far as it tells.
+pub(super) fn is_sound(name: &str, key: &[u8], value: &[u8]) -> bool {
+    name != PACKS.name() || Pack::parse(key, value).is_some()
 }
 
 /// Makes the tables of packs, if they are missing.

@@ -22,7 +22,7 @@ pub(in crate::seed) const TAKEN_OVER_ROW: &[u8] = b"taken over";
 /// The row of a rebuild that is on its way.
 const REBUILD_ROW: &[u8] = b"rebuild";
 /// The row that asks the next start for one.
-const WANTED_ROW: &[u8] = b"rebuild wanted";
+pub(super) const WANTED_ROW: &[u8] = b"rebuild wanted";
 /// The table of the holdings while it is the source of a rebuild.
 const SOURCE: TableDefinition<'static, &'static [u8], &'static [u8]> =
     TableDefinition::new("holdings.earlier");

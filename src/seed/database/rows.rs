@@ -164,7 +164,8 @@ impl Rows {
         self.layers(table).find_map(|changes| changes.get(key))
     }
 
-    pub(super) fn latest(&self) -> Arc<LatestRows> {
+    /// What is durable.
+    pub(in crate::seed) fn latest(&self) -> Arc<LatestRows> {
         self.database().latest().clone()
     }
 

@@ -37,6 +37,14 @@ impl Snapshot {
         })
     }
 
+    pub(super) fn table(&self, table: StoreTable) -> &ReadOnlyTable<&'static [u8], &'static [u8]> {
+        &self.tables[table as usize]
+    }
+
+    pub(super) fn note_rotten(&self, table: StoreTable, key: &[u8], value: &[u8]) {
+        self.rotten.note(table, key, value);
+    }
+
     /// The value of a row of the file, without its check.
     fn checked(&self, table: StoreTable, key: &[u8], row: &[u8]) -> Option<Vec<u8>> {
         let value = without_check(table, key, row);

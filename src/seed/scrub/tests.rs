@@ -3,8 +3,10 @@
 use super::{OnScrubbed, span_s};
 use crate::record::LeaseHolder;
 use crate::seed::tests::put;
-use crate::seed::{Disk, GivenUp, MemoryPages, MemoryTier, Store, StoreConfig};
+use crate::seed::{Disk, GivenUp, Lease, MemoryPages, MemoryTier, Store, StoreConfig};
+use crate::tls::NodeId;
 use crate::token::{AnyToken, Token};
+use redb::{ReadableDatabase, ReadableTable};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -149,6 +151,42 @@ fn each_kind_of_damage_is_found_within_the_time_of_the_scrub() {
     assert_eq!((give_up(), give_up()), (GivenUp::Gone(Vec::new()), GivenUp::NoLease));
     assert_eq!((store.remove(removed).unwrap(), store.remove(removed).unwrap()), (true, false));
     assert_eq!(store.damage().lost, 0);
+}
+
+/// The key of the first row of a table.
+fn first_key(dir: &Path, table: &str) -> Vec<u8> {
+    let database = redb::Database::open(dir.join("store.redb")).unwrap();
+    let table = redb::TableDefinition::<&[u8], &[u8]>::new(table);
+    let table = database.begin_read().unwrap().open_table(table).unwrap();
+    let (key, _) = table.first().unwrap().unwrap();
+    key.value().to_vec()
+}
+
+#[test]
+fn a_row_that_rots_where_no_request_reads_it_is_found_at_the_begin_of_a_pass() {
+    for table in ["ends", "owners"] {
+        let mut scrubbed = Scrubbed::every(EVERY_S);
+        scrubbed.put(2);
+        let terms = Lease::until(Some(START_S + 1_000_000), Some(NodeId([7; 32])));
+        scrubbed.store().extend(Token::of(&[0; PAYLOAD_BYTES]), terms).unwrap();
+        scrubbed.store = None;
+        let (path, key) = (scrubbed.dir.path().join("store.redb"), first_key(scrubbed.dir.path(), table));
+        let mut bytes = fs::read(&path).unwrap();
+        let at: Vec<_> = (0..bytes.len() - key.len()).filter(|at| bytes[*at..].starts_with(&key)).collect();
+        at.iter().for_each(|at| bytes[at + key.len() - 1] ^= 1);
+        fs::write(path, bytes).unwrap();
+        scrubbed.restart();
+        assert_eq!(scrubbed.store().damage().set_aside, 0, "{table}");
+        for _ in 0..4 {
+            scrubbed.tick(1);
+        }
+        let (damage, state) = (scrubbed.store().damage(), scrubbed.store().scrub_state());
+        assert_eq!((damage.set_aside, damage.left, state.tally.damaged), (1, 0, 1), "{table}: {damage:#?}");
+        assert!(damage.latest[0].name.starts_with(table), "{damage:#?}");
+        // Once in a pass: the next restart goes on with the payloads.
+        scrubbed.pass(EVERY_S);
+        assert_eq!(scrubbed.store().scrub_state().last.unwrap().tally.damaged, 1, "{table}");
+    }
 }
 
 #[test]
