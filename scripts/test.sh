@@ -96,7 +96,7 @@ cargo test "${without_dpdk_cli[@]}"
 say "instructions a packet"
 scripts/instructions.sh
 say "stores on faulty disks, and whole worlds, by new seeds"
-scripts/simulate.sh --new 50
+scripts/simulate.sh --new 20
 say "the main job, as root"
 scripts/run.sh
 say "the main job with 3 GiB"
