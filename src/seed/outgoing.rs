@@ -10,7 +10,6 @@ use crate::queue::{AppPort, Credit, RequestId};
 use crate::token::{AnyToken, EncodedPiece, VerifiedEncoder};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::ops::Range;
 
 /// Bytes that are given to one peer before the next has its turn.
 pub(super) const TURN_BYTES: usize = 256 * 1024;
@@ -29,7 +28,8 @@ pub(super) struct OutgoingAnswer {
     wanted: Option<WantedPart>,
     /// Why the disk did not give it.
     failed: Option<StoreError>,
-    ahead: ReadAhead,
+    /// The first block of the part that was not looked at to be read ahead.
+    ahead: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -73,7 +73,7 @@ impl OutgoingAnswer {
             unsent: None,
             wanted: None,
             failed: None,
-            ahead: ReadAhead::default(),
+            ahead: 0,
         }
     }
 
@@ -163,7 +163,7 @@ impl OutgoingAnswer {
                     }
                     let Some((offset, len)) = encoder.missing_pairs() else {
                         self.parts.pop_front();
-                        self.ahead = ReadAhead::default();
+                        self.ahead = 0;
                         continue;
                     };
                     match self.ask(WantedPart::Pairs { offset }, len, fetching) {
@@ -187,7 +187,7 @@ impl OutgoingAnswer {
         } else if self.wanted.is_none() {
             self.put_back(offset, len);
         }
-        if fetching.begin == Begin::Read && bytes.is_some() {
+        if fetching.begin == Begin::Read {
             self.read_ahead(offset / MEMORY_BLOCK_BYTES as u64, fetching.memory);
         }
         bytes
@@ -213,50 +213,13 @@ impl OutgoingAnswer {
     fn read_ahead(&mut self, index: u64, memory: &MemoryTier) {
         const GROUPS: u64 = (MEMORY_BLOCK_BYTES / GROUP_BYTES) as u64;
         let Some((held, encoder)) = self.parts.front() else { return };
-        for block in self.ahead.take(index, held.length().div_ceil(MEMORY_BLOCK_BYTES as u64)) {
+        let from = self.ahead.max(index + 1);
+        let to = (index + 1 + READ_AHEAD_LEN).min(held.length().div_ceil(MEMORY_BLOCK_BYTES as u64));
+        for block in from..to {
             if encoder.selection().intersects(block * GROUPS..(block + 1) * GROUPS) {
                 memory.read_ahead(held, block);
             }
         }
-    }
-}
-
-/// The blocks of a part that are read before an answer needs them. The first one has the disk for itself: beside four others it comes late, and the answer
-/// waits. Then twice as many are read ahead from block to block.
-#[derive(Default)]
-struct ReadAhead {
-    /// The first block that was not taken.
-    from: u64,
-    /// How many are read ahead of a block, and of which.
-    len: u64,
-    of: u64,
-}
-
-impl ReadAhead {
-    /// The blocks to read when an answer has bytes of the block `index` of `blocks`.
-    fn take(&mut self, index: u64, blocks: u64) -> Range<u64> {
-        if self.len == 0 || self.of != index {
-            (self.len, self.of) = ((2 * self.len).clamp(2, READ_AHEAD_LEN), index);
-        }
-        let from = self.from.max(index + 1);
-        let to = (index + 1 + self.len).min(blocks);
-        self.from = from.max(to);
-        from..to
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn twice_as_many_blocks_are_read_ahead_from_block_to_block_and_each_once() {
-        let mut ahead = ReadAhead::default();
-        let taken: Vec<_> = [0, 0, 1, 2, 2, 3, 6, 7, 8].map(|index| ahead.take(index, 9)).into();
-        let none = |at| at..at;
-        assert_eq!(taken[..6], [1..3, none(3), 3..6, 6..7, none(7), 7..8]);
-        assert_eq!(taken[6], 8..9);
-        assert!(taken[7..].iter().all(|blocks| blocks.is_empty()));
-        assert_eq!(ReadAhead::default().take(5, 100), 6..8);
+        self.ahead = from.max(to);
     }
 }

@@ -7,7 +7,7 @@ use super::{
     Clocks, Disk, Lease, MachineDisk, MemoryPages, MemoryTier, ReadsBy, Seed, SeedParts, Store, StoreConfig,
 };
 use crate::application::Application;
-use crate::limits::{CONNECTION_READS_LEN_MAX, MEMORY_BLOCK_BYTES};
+use crate::limits::{CONNECTION_READS_LEN_MAX, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN};
 use crate::queue::{
     Answer, AppPort, Charge, Command, ConnectionId, Credit, Delivery, End, Ending, PeerRequest, RequestId,
     Sleeper, WorkerPort, rings,
@@ -373,8 +373,10 @@ fn blocks_are_read_ahead_of_a_get_within_its_bound_and_each_is_counted() {
     put(&host.store, &long);
     host.disk.hang(long.len() as u64);
     let request = host.fetch(1, Token::of(&long));
-    host.run(|host| host.disk.hanging() == 1);
-    assert_eq!(host.memory.stats().coming, 1, "the first block has the disk for itself");
+    let coming = READ_AHEAD_LEN + 1;
+    host.run(|host| host.memory.stats().coming == coming);
+    host.run(|host| host.disk.hanging() as u64 == coming);
+    assert_eq!(host.memory.stats().ahead, READ_AHEAD_LEN, "a GET that waits asks for no more");
     host.disk.hang(0);
     host.end(request, &long);
     let stats = host.memory.stats();
