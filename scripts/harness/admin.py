@@ -18,7 +18,7 @@ from harness import DISCARD, ECHO, Scene, ensure, kernel, main, random_file, run
 
 FILE_BYTES = 32 << 20
 #: These are there with a DPDK port, a peer gateway or a second of silence only.
-ELSEWHERE = re.compile(r"stoq_port_(rx|tx)_|stoq_peer_gateway_up|stoq_fleet_|stoq_anycast_")
+ELSEWHERE = re.compile(r"stoq_port_(rx|tx)_|stoq_peer_gateway_up|stoq_fleet_|stoq_anycast_|stoq_exception_path_")
 #: Panels of the dashboard that have nothing to show of a gateway on kernel sockets that is alone.
 EMPTY = {"Drops by reason", "Missed, no buffer, errors", "Bytes of the device", "Peer gateways up"}
 EMPTY |= {"Gateways of the fleet", "The fleet's directory", "The fleet's table"}
