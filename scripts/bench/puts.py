@@ -94,7 +94,9 @@ class Puts(Bench):
     def table(self):
         load = " ".join(Path("/proc/loadavg").read_text().split()[:3])
         kind = run("stat", "-f", "-c", "%T", self.disk).strip()
-        print(f"{os.cpu_count()} cores, load average {load}, {PUTS} payloads of {self.payload_bytes} bytes a row,")
+        print(
+            f"{os.cpu_count()} cores, load average {load}, {PUTS} payloads of {self.payload_bytes} bytes a row, a fiftieth in the first,"
+        )
         print(f"connections × requests at once on each; {kind}, built {how_built(self.built)}\n")
         print("| | " + " | ".join(f"round {number + 1}" for number in range(ROUNDS)) + " |")
         print("|---|" + "---:|" * ROUNDS)

@@ -7,7 +7,7 @@
 # On two cores the client has one of them, and the gateway's worker and the threads of its store share the other. Compare the figures of one round only: other
 # programs use the disk and the cores too.
 #
-# Environment: ROUNDS (3); PUTS of each row (100000); STOQ_BUILT, a directory of executables to measure instead of a new build.
+# Environment: ROUNDS (3); PUTS of each row (100000), of which the first, one request at a time, has a fiftieth; STOQ_BUILT, a directory of executables to measure instead of a new build.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh

@@ -1,9 +1,10 @@
 //! Pages of the database that are damaged: a check of the store finds what they hide, and a salvage brings back what can be read.
 
 use super::journal::killed;
-use super::{open, payload, put_as};
+use super::{SmallDisk, open, payload, put_as};
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use stoq::record::{LeaseHolder, LeaseScope, ListedEntry};
 use stoq::seed::{Lease, Store, StoreConfig, StoreError};
@@ -159,6 +160,34 @@ fn a_salvage_of_a_sound_database_changes_nothing_and_keeps_its_file() {
     assert_eq!(fs::read_dir(dir.path().join("damaged")).unwrap().count(), 2);
     let empty = tempfile::tempdir().unwrap();
     assert!(matches!(Store::salvage(empty.path(), |_| {}), Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn a_salvage_that_finds_no_room_leaves_the_database_as_it_is() {
+    let Some(small) = SmallDisk::mount("32m") else { return };
+    let dir = &small.dir;
+    let store = open(dir);
+    for number in 0..ENTRIES {
+        put_as(&store, &number.to_be_bytes(), Lease::default(), 0).unwrap();
+    }
+    let truth = entries(&store);
+    drop(store);
+    let before = fs::read(dir.path().join("store.redb")).unwrap();
+    // All but a few pages of the disk are taken.
+    let filler = fs::File::create(dir.path().join("filler")).unwrap();
+    let page = [1; PAGE];
+    let mut at = 0;
+    while filler.write_all_at(&page, at).is_ok() {
+        at += PAGE as u64;
+    }
+    filler.set_len(at - 20 * PAGE as u64).unwrap();
+    let refused = Store::salvage(dir.path(), |_| {});
+    assert!(matches!(refused, Err(StoreError::DiskFull { .. } | StoreError::Io { .. })), "{refused:?}");
+    assert!(fs::read(dir.path().join("store.redb")).unwrap() == before);
+    assert!(!dir.path().join("store.redb.new").exists());
+    filler.set_len(0).unwrap();
+    Store::salvage(dir.path(), |_| {}).unwrap();
+    assert!(entries(&open(dir)) == truth);
 }
 
 #[test]

@@ -164,6 +164,7 @@ impl Copy<'_> {
             batch.push((key, value));
             if bytes >= SALVAGE_BATCH_BYTES {
                 self.write(definition, &batch)?;
+                rows.copied += batch.len() as u64;
                 batch.clear();
                 bytes = 0;
                 told(rows);
@@ -171,6 +172,7 @@ impl Copy<'_> {
             Ok(())
         })?;
         self.write(definition, &batch)?;
+        // Rows that were met from both ends count once.
         rows.copied = self.len(definition)?;
         rows.missing =
             guarded(|| Ok(table.len()?)).unwrap_or_default().saturating_sub(rows.copied + rows.damaged);

@@ -8,17 +8,10 @@ use super::snapshot::Snapshot;
 use super::table::StoreTable;
 use std::ops::Bound::{Excluded, Unbounded};
 
-/// The tables of a walk. The bytes of payloads are read when these are compared with their tokens.
-const WALKED: [StoreTable; 8] = [
-    StoreTable::Holdings,
-    StoreTable::Ends,
-    StoreTable::Ages,
-    StoreTable::Sets,
-    StoreTable::Accounts,
-    StoreTable::Gone,
-    StoreTable::Notes,
-    StoreTable::Owners,
-];
+/// The tables of a walk, in their order. The bytes of payloads are read when these are compared with their tokens.
+fn walked(number: usize) -> Option<StoreTable> {
+    StoreTable::ALL.into_iter().filter(|table| *table != StoreTable::Bytes).nth(number)
+}
 
 /// How far a walk is.
 #[derive(Debug, Default)]
@@ -49,14 +42,14 @@ struct Met {
     rows: usize,
     rotten: u64,
     astray: u64,
-    /// The last row whose check is right.
+    /// The last row whose check is right; where there is none, the row behind which the step began.
     last: Vec<u8>,
 }
 
 impl RowsWalk {
     /// Looks at the next rows, at most `len` of them. Each step may see a later commit than the one before.
     pub(in crate::seed) fn turn(&mut self, latest: &LatestRows, len: usize) -> Walked {
-        let (Some(&table), Some(snapshot)) = (WALKED.get(self.tables), latest.snapshot()) else {
+        let (Some(table), Some(snapshot)) = (walked(self.tables), latest.snapshot()) else {
             return Walked::End;
         };
         match snapshot.walk(table, &self.after, len) {
@@ -78,6 +71,10 @@ impl RowsWalk {
             }
             Err(error) => {
                 self.begin_next();
+                if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                    // After an error of its disk the database gives no rows at all until a request has it opened anew.
+                    self.tables = StoreTable::ALL.len();
+                }
                 Walked::Damaged(table, error.to_string())
             }
         }
@@ -92,7 +89,7 @@ impl Snapshot {
     /// Looks at the rows behind `after`.
     fn walk(&self, table: StoreTable, after: &[u8], len: usize) -> Result<Met, redb::Error> {
         guarded(|| {
-            let (rows, mut met) = (self.table(table), Met::default());
+            let (rows, mut met) = (self.table(table), Met { last: after.to_vec(), ..Met::default() });
             // Nothing lies between the steps of a walk.
             if !after.is_empty() && rows.get(after)?.is_some() {
                 let before = rows.range(..=after)?.next_back().transpose()?;
