@@ -91,6 +91,7 @@ pub const OPTIONS: &[Range] = &[
     ),
     whole("stoq bench --queue", (0, QUEUE_MAX), "", "", QUEUE),
     whole("stoq bench --payload", (1, PAYLOAD_BYTES_MAX), "bytes", NOTHING, PAYLOAD),
+    whole("stoq bench --keep", (1, LEASE_S_MAX), "seconds", "a payload would not be kept", LEASE),
     whole("stoq bench --round-trips", (1, TRIPS_LEN_MAX), "", NOTHING, TRIPS),
     whole(
         "stoq bench --connections",
