@@ -9,8 +9,13 @@ from pathlib import Path
 
 from harness import ensure, main, random_file, run, say
 from scene import CLIENT, CLIENT_CORE, DPDK_MIB, GATEWAY, GATEWAY_CORE, PORT, STORE_IDLE, Bench, how_built, pinned
+from slow_disk import SlowDisk
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
+#: What the disk gives the gateway and fio, each way; 0: all it has.
+DISK_MB_PER_S = int(os.environ.get("DISK_MB_PER_S", "0"))
+#: What a connection may send, as on a link that is slower than the disk; 0: all it can.
+LINK_GBIT_PER_S = float(os.environ.get("LINK_GBIT_PER_S", "0"))
 #: The client of the hot payload has a memif of its own, beside that of the cold ones.
 HOT_GATEWAY, HOT_CLIENT = "10.79.0.1", "10.79.0.2"
 #: Fetches of the first group of the hot payload, whose times are measured.
@@ -32,6 +37,7 @@ class Cold(Bench):
     def __enter__(self):
         super().__enter__()
         self.disk = self.new_directory(self.at)
+        self.slow = SlowDisk(self.disk, DISK_MB_PER_S)
         self.identities("gateway", "client")
         self.store, self.process = self.disk / "store", None
         for name, ours, theirs, socket in (
@@ -54,6 +60,12 @@ class Cold(Bench):
         self.configure("gateway", {**side, "network": ports, "network.port": second, **hosts})
         return self
 
+    def side(self, *of):
+        sections = super().side(*of)
+        if LINK_GBIT_PER_S:
+            sections["quic"] = {**sections["quic"], "rate_bits_per_s": int(LINK_GBIT_PER_S * 1e9)}
+        return sections
+
     def end_of(self, role, socket, number=0):
         path = self / f"{socket}.sock"
         # A client of the same station as the one before: the gateway need not look for it.
@@ -66,7 +78,7 @@ class Cold(Bench):
         """A gateway with nothing in its memory tier, and a disk whose page cache has nothing of its files."""
         self.stop()
         self.forget()
-        self.process = self.gateway("gateway", within=pinned(GATEWAY_CORE, CLIENT_CORE))
+        self.process = self.gateway("gateway", within=[*self.slow.within, *pinned(GATEWAY_CORE, CLIENT_CORE)])
         self.process.serves()
 
     def stop(self):
@@ -106,7 +118,7 @@ class Cold(Bench):
         return self.stoq(name, "bench", *named, "--streams", len(tokens), *more)
 
     def fio(self, name, *options):
-        said = run("fio", f"--name={name}", "--output-format=json", *options)
+        said = run(*self.slow.within, "fio", f"--name={name}", "--output-format=json", *options)
         job = json.loads(said)["jobs"][0]
         ensure(job["error"] == 0, f"fio failed: {said}")
         return job
@@ -200,7 +212,10 @@ class Cold(Bench):
         print(
             f"{os.cpu_count()} cores, load average {' '.join(Path('/proc/loadavg').read_text().split()[:3])}, {self.mib} MiB a payload,"
         )
-        print(f"{run('stat', '-f', '-c', '%T', self.disk).strip()}, built {how_built(self.built)}\n")
+        kind = run("stat", "-f", "-c", "%T", self.disk).strip()
+        slow = f", {DISK_MB_PER_S} MB/s each way for the gateway and fio" if DISK_MB_PER_S else ""
+        link = f", {LINK_GBIT_PER_S:g} Gbit/s a connection" if LINK_GBIT_PER_S else ""
+        print(f"{kind}{slow}{link}, built {how_built(self.built)}\n")
         print("| | " + " | ".join(f"round {number + 1}" for number in range(ROUNDS)) + " |")
         print("|---|" + "---:|" * ROUNDS)
         for row, found in self.figures.items():
@@ -221,6 +236,7 @@ def cold():
                 it.reads(tokens, it.put_file(it.memory_mib)["token"])
         finally:
             it.stop()
+            it.slow.remove()
         it.table()
 
 

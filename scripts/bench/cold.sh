@@ -9,7 +9,8 @@
 #
 # Only the caches of the payloads' own files are given up. Compare the figures of one round only: other programs use the disk and the cores too.
 #
-# Environment: ROUNDS (3); STOQ_BUILT, a directory of executables to measure instead of a new build.
+# Environment: ROUNDS (3); DISK_MB_PER_S, a bound for what the gateway and fio read and write each, as of a disk that is slower than the link;
+# LINK_GBIT_PER_S, a bound for what each connection sends, as of a link that is slower than the disk; STOQ_BUILT, a directory of executables to measure instead of a new build.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/lib.sh

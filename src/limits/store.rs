@@ -23,11 +23,16 @@ pub const NODE_UNFINISHED_LEN_MAX: u64 = 256;
 pub const UNFINISHED_LEN_MAX: u64 = 2048;
 /// The unfinished PUTs of one node together take at most this part of a store's capacity. A single one may take all of it.
 pub const UNFINISHED_SHARE_DIVISOR_LEN: u64 = 2;
+/// A look at what the disk has free is made anew once less than this is left of it, bytes: other programs write within the second for which a
+/// look counts.
+pub const DISK_ROOM_BYTES_MIN: u64 = 1 << 30;
 /// Room in a store is taken in such steps as the bytes of a PUT are proven, bytes.
 pub const ROOM_STEP_BYTES: u64 = 4 << 20;
 /// A file of at least this length takes blocks of the disk in such steps ahead of the bytes that are written, bytes: those of the room that it
 /// has taken.
 pub const ALLOCATION_STEP_BYTES: u64 = ROOM_STEP_BYTES;
+/// Steps of PUTs that the thread which writes takes before it wakes the application for their results.
+pub const WRITE_STEPS_LEN: usize = 16;
 /// Between two looks for PUTs that go no further, milliseconds.
 pub const PUT_LOOK_MS: u64 = 3_000;
 /// A connection none of whose PUTs goes further for this time loses them, milliseconds. Only looks count: a time in which a slow disk stops

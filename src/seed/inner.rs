@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::commit::Commits;
 use super::damage::Damage;
 use super::disk::{StoreDisk, write_error};
+use super::disk_room::DiskRoom;
 use super::entry::{EntryBody, PayloadPlace};
 use super::error::StoreError;
 use super::index::Index;
@@ -36,6 +37,7 @@ const OPEN_TRIES_MAX: usize = 8;
 pub(super) struct Inner {
     pub(super) dir: PathBuf,
     pub(super) disk: StoreDisk,
+    pub(super) disk_room: DiskRoom,
     /// Why the store cannot be written; `None` if it can.
     pub(super) read_only: Option<io::ErrorKind>,
     pub(super) next_temporary: AtomicU64,

@@ -16,6 +16,7 @@ mod damage;
 mod database;
 mod directory;
 mod disk;
+mod disk_room;
 mod entry;
 mod error;
 mod eviction;

@@ -80,7 +80,7 @@ impl Inner {
     ) -> Result<Reservation, StoreError> {
         let account = StoreAccount::of(lease);
         loop {
-            let disk_bytes = self.available()?;
+            let disk_bytes = self.available(need, now_s)?;
             let Err(shortage) = self.index().promise(need, account, disk_bytes, now_s) else {
                 let store = self.clone();
                 return Ok(Reservation { store, account, promised: need, taken: Need::default(), now_s });
@@ -114,13 +114,17 @@ impl Inner {
         }
     }
 
-    fn available(&self) -> Result<u64, StoreError> {
-        self.disk.0.available_bytes(&self.dir).map_err(|e| StoreError::io("look for room in", &self.dir, e))
+    /// Bytes that the disk has free for a need.
+    fn available(&self, need: Need, now_s: u64) -> Result<u64, StoreError> {
+        let look = || self.disk.0.available_bytes(&self.dir);
+        self.disk_room
+            .available(need.bytes, now_s, look)
+            .map_err(|e| StoreError::io("look for room in", &self.dir, e))
     }
 
     /// Checks that the disk has this room. If not, removes holdings that may go, if they are enough.
     fn find_disk(&self, part: Need, now_s: u64) -> Result<(), StoreError> {
-        let mut short_bytes = part.bytes.saturating_sub(self.available()?);
+        let mut short_bytes = part.bytes.saturating_sub(self.available(part, now_s)?);
         if short_bytes == 0 {
             return Ok(());
         }
@@ -137,7 +141,7 @@ impl Inner {
             // The disk has the room once the files are gone.
             self.sync_removals()?;
         }
-        let available_bytes = self.available()?;
+        let available_bytes = self.available(part, now_s)?;
         if part.bytes <= available_bytes {
             return Ok(());
         }

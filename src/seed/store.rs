@@ -22,7 +22,6 @@
 use super::blocks::Blocks;
 use super::check::CheckResult;
 use super::checks::{CheckState, Checks, Urgency};
-use super::commit::Commits;
 use super::config::StoreConfig;
 use super::damage::{Damage, DamageOutcome, DamageState};
 use super::database::{DATABASE, Rows};
@@ -121,11 +120,12 @@ impl Store {
         let inner = Inner {
             dir,
             disk,
+            disk_room: Default::default(),
             read_only,
             next_temporary: AtomicU64::new(0),
             changes: Mutex::new(()),
             index: Mutex::new(index),
-            commits: Commits::default(),
+            commits: Default::default(),
             clock: Mutex::new(clock),
             noting: Mutex::new(()),
             damage: Mutex::new(damage),

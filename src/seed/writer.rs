@@ -6,7 +6,7 @@ use super::committer::Committer;
 use super::writing::Writing;
 use super::written::{WriteOutcome, WriteResult};
 use super::{Lease, Store, StoreError, checking};
-use crate::limits::LEASE_MARGIN_S;
+use crate::limits::{LEASE_MARGIN_S, WRITE_STEPS_LEN};
 use crate::queue::{Charge, PeerRequest, RequestId, Waker};
 use crate::record::{Coverage, Mirror, Put, Request};
 use crate::shard::{Blob, Coding, Descriptor, Lanes};
@@ -74,8 +74,14 @@ impl Writer {
         let (jobs, incoming) = channel();
         let (done, results) = channel();
         let committer = Committer::start(store.clone(), done.clone(), waker.clone())?;
-        let thread =
-            WriteThread { store: store.clone(), committer, done, waker, writings: FxHashMap::default() };
+        let thread = WriteThread {
+            store: store.clone(),
+            committer,
+            done,
+            waker,
+            writings: FxHashMap::default(),
+            has_results: false,
+        };
         std::thread::Builder::new().name("stoq-write".into()).spawn(move || thread.run(&incoming))?;
         Ok(Self { store, jobs, results })
     }
@@ -98,12 +104,22 @@ struct WriteThread {
     waker: Waker,
     /// What is being written. A dropped writer removes its files.
     writings: FxHashMap<RequestId, Writing>,
+    /// Whether results were sent since the last wake.
+    has_results: bool,
 }
 
 impl WriteThread {
     fn run(mut self, incoming: &Receiver<WriteJob>) {
-        while let Ok(WriteJob { request, step, waits }) = incoming.recv() {
-            self.step(request, step, waits);
+        while let Ok(job) = incoming.recv() {
+            // One wake for the results of all steps that waited: each takes longer than a short step.
+            let others = std::iter::from_fn(|| incoming.try_recv().ok());
+            for WriteJob { request, step, waits } in std::iter::once(job).chain(others).take(WRITE_STEPS_LEN)
+            {
+                self.step(request, step, waits);
+            }
+            if std::mem::take(&mut self.has_results) {
+                self.waker.wake();
+            }
         }
     }
 
@@ -151,10 +167,10 @@ impl WriteThread {
         self.tell(request, WriteOutcome::Begun, waits);
     }
 
-    fn tell(&self, request: RequestId, written: WriteOutcome, waits: Arc<()>) {
+    fn tell(&mut self, request: RequestId, written: WriteOutcome, waits: Arc<()>) {
         // Sending fails only if this instance has ended.
         let _ = self.done.send((request, written, waits));
-        self.waker.wake();
+        self.has_results = true;
     }
 }
 

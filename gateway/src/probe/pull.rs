@@ -3,7 +3,7 @@
 use super::links::{Links, Remotes};
 use super::report::{Report, Width};
 use std::sync::mpsc::Sender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use stoq::application::{Application, Outbox, Received};
 use stoq::client::ClientError;
 use stoq::hop::{Route, RouteError};
@@ -38,6 +38,8 @@ pub struct Pull {
     started: Option<Instant>,
     answers: u64,
     bytes: u64,
+    /// The time of each answer.
+    trips: Vec<Duration>,
 }
 
 /// A sequence of requests, of which one runs at a time.
@@ -53,7 +55,8 @@ impl Pull {
     pub fn new(remotes: impl Into<Remotes>, pulled: Pulled, width: Width, reports: Sender<Report>) -> Self {
         let links = Links::new(remotes, width.connections, reports);
         let streams = vec![ProbeStream::default(); width.total_streams()];
-        Self { pulled, width, links, streams, outbox: Outbox::default(), started: None, answers: 0, bytes: 0 }
+        let outbox = Outbox::default();
+        Self { pulled, width, links, streams, outbox, started: None, answers: 0, bytes: 0, trips: Vec::new() }
     }
 
     /// Makes the next request on every idle stream.
@@ -80,12 +83,14 @@ impl Pull {
 
     fn answered(&mut self, index: usize) {
         let Some(asked_at) = self.streams[index].running.take() else { return };
-        self.links.report(Report::RoundTrip(asked_at.elapsed()));
+        self.trips.push(asked_at.elapsed());
         self.answers += 1;
         if let Some(started) = self.started
             && self.answers == self.pulled.times * self.streams.len() as u64
         {
             let (bytes, messages, elapsed) = (self.bytes, self.answers, started.elapsed());
+            // A report of each would wake its reader, and its reader may share the core.
+            self.links.report(Report::RoundTrips(std::mem::take(&mut self.trips)));
             self.links.report(Report::Goodput { bytes, messages, elapsed });
         }
     }

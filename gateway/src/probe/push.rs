@@ -7,12 +7,15 @@ use rand::RngCore;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use stoq::application::{Application, Outbox, Received};
 use stoq::client::{ClientError, Prepared, PutSource};
 use stoq::hop::Route;
 use stoq::queue::{Answer, AppPort, Ask, Command, Credit, Delivery, End, Ending, RequestId};
 use stoq::record::{ErrorCode, ErrorRecord, Put};
+
+/// The first bytes of a payload to be kept, which no other has.
+const OWN_BYTES: usize = 16;
 
 /// The put that a [`Push`] repeats.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ pub struct Pushed {
 pub enum PushedPayload {
     /// The same payload each time, to a [`stoq::application::Discard`] that receives and drops it.
     Dropped(Arc<Prepared>),
-    /// Payloads of random bytes, to an application that keeps them.
+    /// Payloads of random bytes, each with first bytes of its own, to an application that keeps them.
     Kept {
         /// Bytes of each.
         len: usize,
@@ -47,11 +50,25 @@ pub struct Push {
     width: Width,
     links: Links,
     streams: Vec<ProbeStream>,
+    /// The streams without a PUT that have one to make.
+    idle: Vec<usize>,
+    /// The streams whose PUT has bytes to send.
+    sending: Vec<usize>,
     /// The owner of a request is the index of its stream.
     outbox: Outbox<usize>,
+    payloads: Payloads,
     started: Option<Instant>,
     answers: u64,
     bytes: u64,
+    /// The time of each PUT that is kept.
+    trips: Vec<Duration>,
+}
+
+/// Makes the payloads.
+struct Payloads {
+    payload: PushedPayload,
+    /// The bytes of a payload to be kept, but for the first.
+    random: Vec<u8>,
 }
 
 /// A sequence of PUTs, of which one runs at a time.
@@ -82,17 +99,24 @@ enum State {
     Sent,
 }
 
-impl PushedPayload {
-    /// The payload of the next PUT.
-    fn next(&self) -> Arc<Prepared> {
-        match self {
-            Self::Dropped(payload) => payload.clone(),
-            Self::Kept { len, .. } => {
-                let mut bytes = vec![0; *len];
-                rand::rng().fill_bytes(&mut bytes);
-                Arc::new(Prepared::bytes(bytes))
-            }
+impl Payloads {
+    fn new(payload: PushedPayload) -> Self {
+        let mut random = Vec::new();
+        if let PushedPayload::Kept { len, .. } = payload {
+            random.resize(len, 0);
+            rand::rng().fill_bytes(&mut random);
         }
+        Self { payload, random }
+    }
+
+    /// The payload of the next PUT. Random bytes are drawn for its start alone: drawing all would take longer than hashing them.
+    fn next(&mut self) -> Arc<Prepared> {
+        if let PushedPayload::Dropped(payload) = &self.payload {
+            return payload.clone();
+        }
+        let own = self.random.len().min(OWN_BYTES);
+        rand::rng().fill_bytes(&mut self.random[..own]);
+        Arc::new(Prepared::bytes(self.random.clone()))
     }
 }
 
@@ -106,24 +130,34 @@ impl Pushed {
 impl Push {
     /// Puts to the gateway at `remotes`.
     pub fn new(remotes: impl Into<Remotes>, pushed: Pushed, width: Width, reports: Sender<Report>) -> Self {
-        let links = Links::new(remotes, width.connections, reports);
-        let stream = |_| ProbeStream { asked: 0, first: Some(pushed.payload.next()), running: None };
-        let streams = (0..width.total_streams()).map(stream).collect();
-        Self { pushed, width, links, streams, outbox: Outbox::default(), started: None, answers: 0, bytes: 0 }
+        let mut payloads = Payloads::new(pushed.payload.clone());
+        let stream = |_| ProbeStream { asked: 0, first: Some(payloads.next()), running: None };
+        let streams: Vec<_> = (0..width.total_streams()).map(stream).collect();
+        Self {
+            links: Links::new(remotes, width.connections, reports),
+            idle: if pushed.times == 0 { Vec::new() } else { (0..streams.len()).rev().collect() },
+            pushed,
+            width,
+            streams,
+            sending: Vec::new(),
+            outbox: Outbox::default(),
+            payloads,
+            started: None,
+            answers: 0,
+            bytes: 0,
+            trips: Vec::new(),
+        }
     }
 
     /// Makes the next PUT on every idle stream.
     fn ask(&mut self, now: Instant, port: &mut AppPort) -> Result<bool, ClientError> {
         let mut worked = false;
-        for (index, stream) in self.streams.iter_mut().enumerate() {
-            if stream.running.is_some() || stream.asked == self.pushed.times {
-                continue;
-            }
-            if port.room() == 0 {
-                break;
-            }
+        while port.room() > 0
+            && let Some(index) = self.idle.pop()
+        {
+            let stream = &mut self.streams[index];
             self.started.get_or_insert(now);
-            let payload = stream.first.take().unwrap_or_else(|| self.pushed.payload.next());
+            let payload = stream.first.take().unwrap_or_else(|| self.payloads.next());
             let up = &self.links.up[index / self.width.streams];
             let route = self.pushed.route.as_ref().map(|route| route.starting_at(up.node)).transpose()?;
             let hop = route.map(|route| Box::new(route.hop()));
@@ -145,6 +179,7 @@ impl Push {
                 let payload = running.payload.clone();
                 let put = self.pushed.put(&payload)?;
                 running.state = State::Sending(PutSource::new(payload, &put)?);
+                self.sending.push(index);
             }
             Delivery::Answered(_, Answer::Done(_)) => match self.pushed.payload {
                 PushedPayload::Kept { .. } => self.over(index, None),
@@ -169,9 +204,13 @@ impl Push {
 
     /// A PUT has ended as it should: kept, or dropped with these words.
     fn over(&mut self, index: usize, dropped: Option<&ErrorRecord>) {
-        let Some(put) = self.streams[index].running.take() else { return };
+        let stream = &mut self.streams[index];
+        let Some(put) = stream.running.take() else { return };
+        if stream.asked < self.pushed.times {
+            self.idle.push(index);
+        }
         if dropped.is_none() {
-            self.links.report(Report::RoundTrip(put.asked_at.elapsed()));
+            self.trips.push(put.asked_at.elapsed());
         }
         self.answers += 1;
         self.bytes += put.payload.length;
@@ -182,6 +221,8 @@ impl Push {
             if let Some(failure) = dropped {
                 self.links.report(Report::Dropped(failure.reason().to_string()));
             }
+            // A report of each would wake its reader, and its reader shares the core.
+            self.links.report(Report::RoundTrips(std::mem::take(&mut self.trips)));
             self.links.report(Report::Goodput { bytes, messages, elapsed });
         }
     }
@@ -197,8 +238,25 @@ impl Push {
         }
         if self.links.is_ready() {
             worked |= self.ask(now, port)?;
-            for put in self.streams.iter_mut().filter_map(|stream| stream.running.as_mut()) {
+            worked |= self.send(port)?;
+        }
+        Ok(worked)
+    }
+
+    /// Sends what the ring and the credits allow.
+    fn send(&mut self, port: &mut AppPort) -> Result<bool, ClientError> {
+        let mut worked = false;
+        let mut at = 0;
+        while let Some(&index) = self.sending.get(at) {
+            let mut is_sending = false;
+            if let Some(put) = &mut self.streams[index].running {
                 worked |= put.send(port)?;
+                is_sending = matches!(put.state, State::Sending(_));
+            }
+            if is_sending {
+                at += 1;
+            } else {
+                self.sending.swap_remove(at);
             }
         }
         Ok(worked)

@@ -14,6 +14,8 @@ pub enum Report {
     Connected,
     /// One round trip.
     RoundTrip(Duration),
+    /// The time of each request, before the goodput of all.
+    RoundTrips(Vec<Duration>),
     /// All bytes have arrived: at the peer's application, by its own count, or at this node.
     Goodput {
         /// Payload bytes.

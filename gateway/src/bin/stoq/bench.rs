@@ -145,11 +145,11 @@ fn measure(
                 measured.messages += messages;
                 measured.elapsed = measured.elapsed.max(elapsed);
             }
-            Ok(Report::RoundTrip(trip)) => measured.trips.push(trip),
+            Ok(Report::RoundTrips(trips)) => measured.trips.extend(trips),
             Ok(Report::Dropped(how)) => measured.dropped = Some(how),
             Ok(Report::Failed(error)) => return Err(error.into()),
             Ok(Report::Reached) => is_reached = true,
-            Ok(Report::Connected) => {}
+            Ok(Report::Connected | Report::RoundTrip(_)) => {}
             Err(RecvTimeoutError::Disconnected) => return Err(EndedEarly.into()),
             Err(RecvTimeoutError::Timeout) => {
                 if interrupt.load(Ordering::Relaxed) {
