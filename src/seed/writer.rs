@@ -3,6 +3,7 @@
 //! The steps of one request are taken in their order. What is written then goes to the thread that makes it durable.
 
 use super::committer::Committer;
+use super::short::is_short;
 use super::writing::Writing;
 use super::written::{WriteOutcome, WriteResult};
 use super::{Lease, Store, StoreError, checking};
@@ -110,16 +111,36 @@ struct WriteThread {
 
 impl WriteThread {
     fn run(mut self, incoming: &Receiver<WriteJob>) {
-        while let Ok(job) = incoming.recv() {
-            // One wake for the results of all steps that waited: each takes longer than a short step.
+        while let Ok(first) = incoming.recv() {
+            // One wake for the results of all short steps that waited: a wake takes longer than such a step.
             let others = std::iter::from_fn(|| incoming.try_recv().ok());
-            for WriteJob { request, step, waits } in std::iter::once(job).chain(others).take(WRITE_STEPS_LEN)
-            {
-                self.step(request, step, waits);
+            for job in std::iter::once(first).chain(others).take(WRITE_STEPS_LEN) {
+                if !self.is_short(&job) {
+                    self.wake();
+                }
+                self.step(job.request, job.step, job.waits);
             }
-            if std::mem::take(&mut self.has_results) {
-                self.waker.wake();
-            }
+            self.wake();
+        }
+    }
+
+    /// Whether a step changes no file, so that the results before it need not be told first.
+    fn is_short(&self, job: &WriteJob) -> bool {
+        match &job.step {
+            WriteStep::Put(asked, ..) => match &asked.request {
+                Request::Put(put) => put.lanes.is_none() && is_short(put.descriptor.length_bytes()),
+                _ => false,
+            },
+            WriteStep::Bytes(..) => self.writings.get(&job.request).is_some_and(Writing::is_row),
+            WriteStep::Extend(..) | WriteStep::Commit(_) => true,
+            WriteStep::Mirror(_) | WriteStep::Abandon => false,
+        }
+    }
+
+    /// Has the results taken that were sent since the last wake.
+    fn wake(&mut self) {
+        if std::mem::take(&mut self.has_results) {
+            self.waker.wake();
         }
     }
 

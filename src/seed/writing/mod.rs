@@ -62,6 +62,11 @@ impl Writing {
         Self::Set(Box::new(writer))
     }
 
+    /// Whether it is a payload whose bytes become a row, in memory until it is committed.
+    pub(in crate::seed) fn is_row(&self) -> bool {
+        matches!(self, Self::Payload(writer) | Self::Coded(writer, ..) if writer.is_row())
+    }
+
     pub(in crate::seed) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
         match self {
             Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),

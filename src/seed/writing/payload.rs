@@ -52,6 +52,11 @@ impl PayloadWriter {
         Ok(Self::within(store, token, length, lease, reserved))
     }
 
+    /// Whether its bytes become a row.
+    pub(super) fn is_row(&self) -> bool {
+        matches!(self.new, NewPayload::Row(_))
+    }
+
     /// What a payload of this length needs.
     pub(super) fn need(store: &Inner, length: u64) -> Need {
         Need { bytes: store.index().blocks.new_payload(length), entries: 1, writes: 1 }
