@@ -16,6 +16,8 @@ use stoq::record::{ErrorCode, ErrorRecord, Put};
 
 /// The first bytes of a payload to be kept, which no other has.
 const OWN_BYTES: usize = 16;
+/// Payloads up to this length have the bytes behind these in common, longer ones are drawn whole.
+const SHARED_BYTES_MAX: usize = 1 << 20;
 
 /// The put that a [`Push`] repeats.
 #[derive(Clone, Debug)]
@@ -67,7 +69,7 @@ pub struct Push {
 /// Makes the payloads.
 struct Payloads {
     payload: PushedPayload,
-    /// The bytes of a payload to be kept, but for the first.
+    /// The bytes of a short payload to be kept, but for the first.
     random: Vec<u8>,
 }
 
@@ -102,21 +104,24 @@ enum State {
 impl Payloads {
     fn new(payload: PushedPayload) -> Self {
         let mut random = Vec::new();
-        if let PushedPayload::Kept { len, .. } = payload {
+        if let PushedPayload::Kept { len: len @ ..=SHARED_BYTES_MAX, .. } = payload {
             random.resize(len, 0);
             rand::rng().fill_bytes(&mut random);
         }
         Self { payload, random }
     }
 
-    /// The payload of the next PUT. Random bytes are drawn for its start alone: drawing all would take longer than hashing them.
-    fn next(&mut self) -> Arc<Prepared> {
-        if let PushedPayload::Dropped(payload) = &self.payload {
-            return payload.clone();
-        }
-        let own = self.random.len().min(OWN_BYTES);
-        rand::rng().fill_bytes(&mut self.random[..own]);
-        Arc::new(Prepared::bytes(self.random.clone()))
+    /// The payload of the next PUT. Of a short one random bytes are drawn for its start alone: drawing all would take longer than hashing them.
+    fn next(&self) -> Arc<Prepared> {
+        let len = match &self.payload {
+            PushedPayload::Dropped(payload) => return payload.clone(),
+            PushedPayload::Kept { len, .. } => *len,
+        };
+        let is_short = len <= SHARED_BYTES_MAX;
+        let mut bytes = if is_short { self.random.clone() } else { vec![0; len] };
+        let drawn = if is_short { len.min(OWN_BYTES) } else { len };
+        rand::rng().fill_bytes(&mut bytes[..drawn]);
+        Arc::new(Prepared::bytes(bytes))
     }
 }
 
@@ -130,7 +135,7 @@ impl Pushed {
 impl Push {
     /// Puts to the gateway at `remotes`.
     pub fn new(remotes: impl Into<Remotes>, pushed: Pushed, width: Width, reports: Sender<Report>) -> Self {
-        let mut payloads = Payloads::new(pushed.payload.clone());
+        let payloads = Payloads::new(pushed.payload.clone());
         let stream = |_| ProbeStream { asked: 0, first: Some(payloads.next()), running: None };
         let streams: Vec<_> = (0..width.total_streams()).map(stream).collect();
         Self {
