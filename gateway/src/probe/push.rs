@@ -16,7 +16,7 @@ use stoq::record::{ErrorCode, ErrorRecord, Put};
 
 /// The first bytes of a payload to be kept, which no other has.
 const OWN_BYTES: usize = 16;
-/// Payloads up to this length have the bytes behind these in common, longer ones are drawn whole.
+/// Payloads up to this length have all other bytes in common; longer ones are drawn whole.
 const SHARED_BYTES_MAX: usize = 1 << 20;
 
 /// The put that a [`Push`] repeats.
@@ -69,7 +69,7 @@ pub struct Push {
 /// Makes the payloads.
 struct Payloads {
     payload: PushedPayload,
-    /// The bytes of a short payload to be kept, but for the first.
+    /// The bytes that short payloads to be kept have in common.
     random: Vec<u8>,
 }
 
