@@ -4,6 +4,7 @@
 //! is dropped. A [`Ring`] owns the slots and the files of its reads until the kernel is done with them.
 
 mod cached;
+mod fixed;
 mod memory;
 mod ring;
 mod slabs;

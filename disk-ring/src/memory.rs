@@ -19,6 +19,11 @@ pub unsafe trait Memory: fmt::Debug + Send + Sync + 'static {
     /// The number of bytes.
     fn len(&self) -> usize;
 
+    /// Whether it is in huge pages, which stay in memory as long as it lives.
+    fn is_huge(&self) -> bool {
+        false
+    }
+
     /// Whether there is no byte.
     fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,5 +1,6 @@
 //! Reads of files by io_uring.
 
+use crate::fixed::FixedBlocks;
 use crate::slabs::Slot;
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
@@ -36,6 +37,7 @@ pub struct RingRead<T> {
 /// Reads that are on their way. It belongs to one thread; a [`RingWaker`] ends its wait.
 pub struct Ring<T> {
     uring: IoUring,
+    fixed: FixedBlocks,
     reads: Vec<Option<Box<RingRead<T>>>>,
     free: Vec<usize>,
     wake: Arc<OwnedFd>,
@@ -77,7 +79,8 @@ impl<T> Ring<T> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let reads = (0..depth).map(|_| None).collect();
         let free = (0..usize::from(depth)).rev().collect();
-        Ok(Self { uring, reads, free, wake, woken: Box::default(), is_armed: false })
+        let fixed = FixedBlocks::default();
+        Ok(Self { uring, fixed, reads, free, wake, woken: Box::default(), is_armed: false })
     }
 
     /// A handle that ends [`Ring::wait`].
@@ -109,14 +112,17 @@ impl<T> Ring<T> {
         );
         let Some(place) = self.free.pop() else { return Err(read) };
         let mut read = Box::new(read);
-        let flags = if read.cached_only { RWF_NOWAIT } else { 0 };
+        let (file, flags) = (types::Fd(read.file.as_raw_fd()), if read.cached_only { RWF_NOWAIT } else { 0 });
         let len = u32::try_from(read.len).unwrap_or(u32::MAX);
         let start = read.memory.start().wrapping_add(read.at);
-        let entry = opcode::Read::new(types::Fd(read.file.as_raw_fd()), start, len)
-            .offset(read.offset)
-            .rw_flags(flags)
-            .build()
-            .user_data(place as u64);
+        let entry = match self.fixed.place(&self.uring, &read.memory) {
+            Some(block) => {
+                let entry = opcode::ReadFixed::new(file, start, len, block);
+                entry.offset(read.offset).rw_flags(flags).build()
+            }
+            None => opcode::Read::new(file, start, len).offset(read.offset).rw_flags(flags).build(),
+        };
+        let entry = entry.user_data(place as u64);
         // SAFETY: the file and the slot stay in `reads`, untouched, until the kernel says that the read is over; a ring that is dropped
         // earlier leaks them. The queue has an entry for each place, and one for the wake.
         if unsafe { self.uring.submission().push(&entry) }.is_err() {
@@ -190,8 +196,12 @@ impl<T> Drop for Ring<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
     use crate::slabs::Slabs;
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
     use std::io::Write;
+    use std::ptr::{self, NonNull};
+    use std::sync::Mutex;
 
     fn read(file: &Arc<File>, slabs: &Slabs, offset: u64, len: usize, tag: u64) -> RingRead<u64> {
         let memory = slabs.take(len).unwrap();
@@ -241,6 +251,69 @@ mod tests {
         drop(done);
         drop(ring);
         assert_eq!(slabs.stats().slots, 0);
+    }
+
+    /// A block that says of itself that it is in huge pages. The test owns its pages.
+    #[derive(Debug)]
+    struct Huge(NonNull<u8>);
+
+    // SAFETY: a pointer to memory that no other holder touches.
+    unsafe impl Send for Huge {}
+    // SAFETY: as for `Send`.
+    unsafe impl Sync for Huge {}
+
+    const HUGE_BYTES: usize = 1 << 16;
+
+    // SAFETY: the test gives the pages back after the slots and the rings.
+    unsafe impl Memory for Huge {
+        fn start(&self) -> NonNull<u8> {
+            self.0
+        }
+
+        fn len(&self) -> usize {
+            HUGE_BYTES
+        }
+
+        fn is_huge(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn blocks_in_huge_pages_are_registered_once_and_one_at_the_address_of_another_for_itself() {
+        let Ok(mut ring) = Ring::<u64>::new(4) else { return };
+        let mut file = tempfile::tempfile().unwrap();
+        let data: Vec<u8> = (0..100_000_u32).map(|at| (at / 7) as u8).collect();
+        file.write_all(&data).unwrap();
+        let file = Arc::new(file);
+        let mut start = ptr::null_mut();
+        for round in 0..3 {
+            let flags = if round == 0 { MapFlags::PRIVATE } else { MapFlags::PRIVATE | MapFlags::FIXED };
+            // SAFETY: the kernel chooses the address of the first ones; later ones take the places of those that nothing refers to any more.
+            start = unsafe {
+                mmap_anonymous(start, HUGE_BYTES, ProtFlags::READ | ProtFlags::WRITE, flags).unwrap()
+            };
+            let block = Mutex::new(NonNull::new(start.cast()).map(Huge));
+            let slabs = Slabs::new(1, HUGE_BYTES, move || Some(Box::new(block.lock().unwrap().take()?) as _));
+            for turn in 0..2 {
+                let places = [0, 1].map(|tag| (round * 2 + turn + tag) * 7000);
+                places.iter().for_each(|&at| ring.push(read(&file, &slabs, at, 20_000, at)).unwrap());
+                let mut done = Vec::new();
+                while done.len() < 2 {
+                    ring.wait(&mut done).unwrap();
+                }
+                for (read, result) in &done {
+                    assert_eq!(result.as_ref().unwrap(), &20_000);
+                    assert_eq!(read.memory[..20_000], data[read.tag as usize..][..20_000]);
+                    assert_eq!(read.memory.memory().unwrap().start.as_ptr(), start.cast());
+                }
+                // Kernels before 5.19, and limits of what a process pins, leave none.
+                assert!([0, round as usize + 1].contains(&ring.fixed.len()), "{} blocks", ring.fixed.len());
+            }
+        }
+        drop(ring);
+        // SAFETY: mapped above, and nothing refers to it any more.
+        unsafe { munmap(start, HUGE_BYTES) }.unwrap();
     }
 
     #[test]

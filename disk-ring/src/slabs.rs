@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Makes a block; `None` if there can be no further one.
@@ -33,7 +34,7 @@ impl fmt::Debug for Shared {
 #[derive(Debug, Default)]
 struct State {
     /// Blocks that are not divided.
-    idle: Vec<Box<dyn Memory>>,
+    idle: Vec<Block>,
     divided: HashMap<u64, Divided>,
     /// Divided blocks with a free slot, by the slots of a block.
     open: BTreeMap<usize, BTreeSet<u64>>,
@@ -43,9 +44,39 @@ struct State {
 
 #[derive(Debug)]
 struct Divided {
-    memory: Box<dyn Memory>,
+    block: Block,
     slots: usize,
     free: Vec<usize>,
+}
+
+/// A block that was made.
+#[derive(Debug)]
+struct Block {
+    memory: Box<dyn Memory>,
+    /// No other block of the process has it, even after this one is gone.
+    number: u64,
+}
+
+impl Block {
+    fn new(memory: Box<dyn Memory>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self { memory, number: NEXT.fetch_add(1, Relaxed) }
+    }
+
+    fn memory(&self) -> BlockMemory {
+        let Self { memory, number } = self;
+        BlockMemory { number: *number, start: memory.start(), len: memory.len(), is_huge: memory.is_huge() }
+    }
+}
+
+/// The memory of a whole block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockMemory {
+    /// No other block of the process has it, even after this one is gone.
+    pub(crate) number: u64,
+    pub(crate) start: NonNull<u8>,
+    pub(crate) len: usize,
+    pub(crate) is_huge: bool,
 }
 
 /// What blocks and slots there are.
@@ -96,17 +127,18 @@ impl Slabs {
         let block = match state.open.get(&slots).and_then(BTreeSet::first) {
             Some(&block) => block,
             None => {
-                let memory = match state.idle.pop() {
-                    Some(memory) => memory,
-                    None if state.divided.len() < self.shared.blocks_max => (self.shared.make)()?,
+                let made = match state.idle.pop() {
+                    Some(block) => block,
+                    None if state.divided.len() < self.shared.blocks_max => Block::new((self.shared.make)()?),
                     None => return None,
                 };
+                let memory = &made.memory;
                 let is_aligned = memory.start().as_ptr().addr().is_multiple_of(PAGE_BYTES);
                 assert!(memory.len() >= self.shared.block_bytes && is_aligned, "a block is whole pages");
                 let block = state.next;
                 state.next += 1;
                 let free = (0..slots).rev().collect();
-                state.divided.insert(block, Divided { memory, slots, free });
+                state.divided.insert(block, Divided { block: made, slots, free });
                 state.open.entry(slots).or_default().insert(block);
                 block
             }
@@ -114,14 +146,15 @@ impl Slabs {
         let divided = state.divided.get_mut(&block)?;
         let number = divided.free.pop()?;
         // SAFETY: the slots of a block lie within it, one behind the other.
-        let start = unsafe { divided.memory.start().add(number * slot_bytes) };
+        let start = unsafe { divided.block.memory.start().add(number * slot_bytes) };
+        let memory = divided.block.memory();
         if divided.free.is_empty()
             && let Some(open) = state.open.get_mut(&slots)
         {
             open.remove(&block);
         }
         state.slots += 1;
-        let home = Home::Block { shared: self.shared.clone(), block, number };
+        let home = Home::Block { shared: self.shared.clone(), block, number, memory };
         Some(Slot { start, len: slot_bytes, home })
     }
 
@@ -149,6 +182,7 @@ enum Home {
         shared: Arc<Shared>,
         block: u64,
         number: usize,
+        memory: BlockMemory,
     },
     /// It has memory of its own.
     Own {
@@ -184,6 +218,14 @@ impl Slot {
         }
     }
 
+    /// The block that it is a part of; `None` if it has memory of its own.
+    pub(crate) fn memory(&self) -> Option<&BlockMemory> {
+        match &self.home {
+            Home::Block { memory, .. } => Some(memory),
+            Home::Own { .. } => None,
+        }
+    }
+
     /// The first byte, for a call that writes the bytes while the slot is not touched.
     pub(crate) fn start(&mut self) -> *mut u8 {
         self.start.as_ptr()
@@ -209,7 +251,7 @@ impl DerefMut for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Home::Block { shared, block, number } = &self.home else { return };
+        let Home::Block { shared, block, number, .. } = &self.home else { return };
         let mut state = shared.state();
         state.slots -= 1;
         let Some(divided) = state.divided.get_mut(block) else { return };
@@ -222,7 +264,7 @@ impl Drop for Slot {
         }
         open.remove(block);
         if let Some(divided) = state.divided.remove(block) {
-            state.idle.push(divided.memory);
+            state.idle.push(divided.block);
         }
     }
 }

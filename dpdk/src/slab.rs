@@ -215,6 +215,10 @@ unsafe impl disk_ring::Memory for SlabBlock {
     fn len(&self) -> usize {
         self.memory.as_ref().map_or(0, Memory::len)
     }
+
+    fn is_huge(&self) -> bool {
+        matches!(self.memory, Some(Memory::Huge(_)))
+    }
 }
 
 /// A mapping of huge pages of its own.
