@@ -339,6 +339,8 @@ pub const WORKERS_MAX: usize = 1024;
 pub const WORKERS_PER_CORE_MAX: usize = 8;
 /// Batches taken from one connection before the others have their turn.
 pub const BATCHES_PER_TURN_MAX: usize = 8;
+/// Packets that a worker sends before it receives again. The connection that sends the last of them ends its own turn first.
+pub const TURN_PACKETS_LEN: usize = 256;
 /// Chunks read from one stream before the others have their turn.
 pub const CHUNKS_PER_TURN_MAX: usize = 512;
 /// Unreachable destinations that a network has noticed and its worker has not polled; beyond it, timeouts

@@ -5,7 +5,7 @@ use crate::application::{Discard, Echo};
 use crate::counters::Counter;
 use crate::datagram::NetworkKind;
 use crate::datagram::user_space::{InterfaceConfig, UserSpace};
-use crate::limits::{CONNECTIONS_LEN_PER_TURN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN};
+use crate::limits::{CONNECTIONS_LEN_PER_TURN_MAX, SURVEY_INTERVAL_MS, SURVEY_TURN_LEN, TURN_PACKETS_LEN};
 use crate::nic::simulated::{LinkConfig, SimulatedLink, SimulatedNic};
 use crate::node::NodeConfig;
 use crate::queue::{AppPort, Command, ConnectionCommand, ConnectionEvent, ConnectionId, Delivery};
@@ -205,6 +205,30 @@ fn a_turn_looks_at_the_connections_that_have_work_and_at_few_others() {
         }
         assert_eq!((seen, connections.looks.get()), (CONNECTIONS_LEN_PER_TURN_MAX, seen), "{list}");
     }
+}
+
+#[test]
+fn a_worker_receives_again_before_all_that_have_something_to_send_have_sent_it() {
+    let mut pair = Pair::new(128);
+    for (id, credit) in &pair.open {
+        assert!(pair.port.send_message(*id, credit, QUEUE, Bytes::from(vec![7; 12_000])).is_ok());
+    }
+    let status = pair.client.status();
+    let sent = || status.counters.get(Counter::TxPackets);
+    let (begun, mut most) = (sent(), 0);
+    while {
+        let before = sent();
+        let worked = pair.client.turn(pair.now);
+        most = most.max(sent() - before);
+        worked
+    } {}
+    // The last connection of a turn sends a batch of sixteen at most.
+    assert!(most <= TURN_PACKETS_LEN as u64 + 16, "{most} packets in a turn");
+    let packets = sent() - begun;
+    assert!(
+        packets > 4 * TURN_PACKETS_LEN as u64,
+        "{packets} packets: all have sent theirs, one turn after the other"
+    );
 }
 
 #[test]

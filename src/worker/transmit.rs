@@ -5,7 +5,7 @@ use super::connections::ConnEntry;
 use super::phase::Reached;
 use crate::counters::{Counter, Counters};
 use crate::datagram::Network;
-use crate::limits::{BATCHES_PER_TURN_MAX, TX_SEGMENTS_LEN_MAX};
+use crate::limits::{BATCHES_PER_TURN_MAX, TURN_PACKETS_LEN, TX_SEGMENTS_LEN_MAX};
 use crate::send_limit::SendLimit;
 use crate::stages::LoopStage;
 use quinn_proto::ConnectionHandle;
@@ -27,7 +27,13 @@ impl Core {
             worked = true;
         }
         worked |= self.transmit_gue(network, now, counters);
+        let mut left = TURN_PACKETS_LEN;
         for _ in 0..self.connections.sending_len() {
+            if left == 0 {
+                // Acknowledgments are read while what they acknowledge is in the cache, and others do not wait for all that many connections send.
+                worked = true;
+                break;
+            }
             if !network.can_send() {
                 network.flush(now, counters);
                 if !network.can_send() {
@@ -35,22 +41,24 @@ impl Core {
                 }
             }
             let Some(slot) = self.connections.pop_sending() else { break };
-            worked |= self.transmit_one(network, now, slot, counters);
+            let packets = self.transmit_one(network, now, slot, counters);
+            worked |= packets > 0;
+            left = left.saturating_sub(packets);
         }
         network.flush(now, counters);
         worked
     }
 
-    /// A connection's turn. Returns whether it sent anything.
+    /// A connection's turn. Returns the packets that it sent.
     fn transmit_one<N: Network>(
         &mut self,
         network: &mut N,
         now: Instant,
         slot: u32,
         counters: &Counters,
-    ) -> bool {
+    ) -> usize {
         let node_ends = self.close_by.is_some();
-        let Some(mut conn) = self.connections.at(slot) else { return false };
+        let Some(mut conn) = self.connections.at(slot) else { return 0 };
         let conn = &mut conn;
         conn.fit_windows(now);
         conn.flush();
@@ -59,7 +67,7 @@ impl Core {
             self.desk.ports.iter_mut().for_each(|port| port.urgent = true);
         }
         let turn = Turn { now, node_ends, counters };
-        let worked = turn.send_batches(conn, network, &mut self.send_buf);
+        let packets = turn.send_batches(conn, network, &mut self.send_buf);
         let mut drained = false;
         while let Some(event) = conn.quic.poll_endpoint_events() {
             drained |= event.is_drained();
@@ -72,7 +80,7 @@ impl Core {
         if drained {
             self.remove(now, slot, counters);
         }
-        worked
+        packets
     }
 
     /// Removes a connection for which QUIC has nothing left to do.
@@ -114,18 +122,18 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     /// Sends QUIC's packets, up to the turn's bound, the connection's rate or until the device is full; then the connection waits for its next
-    /// turn.
+    /// turn. Returns their number.
     #[inline]
     fn send_batches<N: Network>(
         &self,
         conn: &mut ConnEntry<'_>,
         network: &mut N,
         send_buf: &mut Vec<u8>,
-    ) -> bool {
+    ) -> usize {
         let &Self { now, node_ends, counters } = self;
-        let mut worked = false;
+        let mut sent = 0;
         if conn.is_quiet(now) {
-            return worked;
+            return sent;
         }
         conn.leave_hole(now);
         let paced = conn.paced();
@@ -134,7 +142,7 @@ impl Turn<'_> {
                 conn.batches = 0;
                 conn.send_next();
                 conn.limited_by(now, SendLimit::Worker);
-                return worked;
+                return sent;
             }
             if !network.can_send_to(|| (conn.quic.remote_address(), conn.quic.local_ip())) {
                 // Others may send by another port.
@@ -144,23 +152,23 @@ impl Turn<'_> {
                     conn.send_on()
                 }
                 conn.limited_by(now, SendLimit::Device);
-                return worked;
+                return sent;
             }
             conn.before_sending(node_ends, now);
             let packets = conn.paced_packets(paced, now, TX_SEGMENTS_LEN_MAX);
             if packets == 0 {
                 conn.batches = 0;
                 conn.limited_by(now, SendLimit::Pacing);
-                return worked;
+                return sent;
             }
             send_buf.clear();
             let Some(transmit) = conn.quic.poll_transmit(now, packets, send_buf) else {
                 conn.batches = 0;
                 conn.rest(now);
                 conn.limited_by_quic(now);
-                return worked;
+                return sent;
             };
-            worked = true;
+            sent += transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size).max(1));
             conn.batches += 1;
             counters.stages.enter(LoopStage::Frame);
             network.send(now, counters, &transmit, &send_buf[..transmit.size]);
