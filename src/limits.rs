@@ -4,10 +4,11 @@ mod checking;
 mod fleet;
 mod pacing;
 mod proof;
-mod steering;
 mod scrub;
+mod steering;
 mod store;
 mod streams;
+mod turns;
 
 pub use checking::*;
 pub use fleet::*;
@@ -17,6 +18,7 @@ pub use scrub::*;
 pub use steering::*;
 pub use store::*;
 pub use streams::*;
+pub use turns::*;
 
 /// Frames or datagrams requested from the network in one burst.
 pub const RX_BURST_LEN: usize = 64;
@@ -337,17 +339,9 @@ pub const WORKERS_MAX: usize = 1024;
 /// Workers for each core that the process may run on: with many more, each waits long enough for a core that
 /// connections time out.
 pub const WORKERS_PER_CORE_MAX: usize = 8;
-/// Batches taken from one connection before the others have their turn.
-pub const BATCHES_PER_TURN_MAX: usize = 8;
-/// Packets that a worker sends before it receives again. The connection that sends the last of them ends its own turn first.
-pub const TURN_PACKETS_LEN: usize = 256;
-/// Chunks read from one stream before the others have their turn.
-pub const CHUNKS_PER_TURN_MAX: usize = 512;
 /// Unreachable destinations that a network has noticed and its worker has not polled; beyond it, timeouts
 /// tell.
 pub const UNREACHABLE_LEN_MAX: usize = 16;
-/// Those that a worker polls in one turn: for each it searches all its connections.
-pub const UNREACHABLE_LEN_PER_TURN_MAX: usize = 4;
 /// Destinations with a connected socket of a client, which receives ICMP errors about them; the newest ones.
 pub const PEERS_CONNECTED_MAX: usize = 16;
 /// How long a peer that has answered gets no connected socket again, seconds: such a socket is bound to one
@@ -362,9 +356,6 @@ pub const PORT_DEFAULT: u16 = 4433;
 pub const ADDRESSES_LEN_MAX: usize = 16;
 /// RFC 8305 §5: how long one address of a name may take before the next is tried beside it, milliseconds.
 pub const ATTEMPT_DELAY_MS: u64 = 250;
-/// Handshakes begun in one turn: each costs a signature, hundreds of microseconds that established traffic
-/// waits.
-pub const HANDSHAKES_PER_TURN_MAX: usize = 1;
 /// Connection attempts that wait for their turn; further ones are dropped silently.
 pub const INCOMING_LEN_MAX: usize = 256;
 /// With more attempts than this waiting, a client must prove its address first (RFC 9000 §8.1.2).
@@ -413,12 +404,8 @@ pub const UNHEARD_S: u32 = 15;
 pub const INTERFACE_INTERVAL_MS: u64 = 1_000;
 /// Between two looks at whether the gateway is ready, for the addresses that it announces, milliseconds.
 pub const READY_INTERVAL_MS: u64 = 50;
-/// Connections that a worker looks at in one turn, for a drain, for an inspection and of those that wait for their consumers.
-pub const CONNECTIONS_LEN_PER_TURN_MAX: usize = 64;
 /// Between two passes of a drain over more connections than that, milliseconds.
 pub const DRAIN_PASS_MS: u64 = 10;
-/// Connections that a survey reads in one turn.
-pub const SURVEY_TURN_LEN: usize = 16;
 /// Connections that a worker reports to an inspection.
 pub const INSPECTION_LEN_MAX: usize = 256;
 /// Connections to the admin endpoint at once from loopback, and as many from other addresses, including those in their handshake. A further one
