@@ -77,6 +77,8 @@ pub const READ_THREADS_LEN_MAX: usize = 8;
 pub const OPEN_THREADS_LEN_MAX: usize = 8;
 /// Blocks that a request for a payload has read before it needs them.
 pub const READ_AHEAD_LEN: u64 = 4;
+/// Of those, the blocks that are asked for together: the thread that reads wakes once for them.
+pub const READ_AHEAD_STEP_LEN: u64 = 2;
 /// Blocks that are read ahead at a time for all requests together; no more than a quarter of the memory tier.
 pub const READ_AHEAD_LEN_MAX: usize = 32;
 /// Requests of one connection that wait for the disk at a time. Its further requests begin no read, but get what is in memory.

@@ -5,7 +5,7 @@ use super::memory::{Begin, BytesAsked, Place};
 use super::open_payload::PayloadPart;
 use super::tier::OnBytes;
 use super::{MemoryTier, OpenPayload, StoreError};
-use crate::limits::{GROUP_BYTES, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN};
+use crate::limits::{GROUP_BYTES, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN, READ_AHEAD_STEP_LEN};
 use crate::queue::{AppPort, Credit, RequestId};
 use crate::token::{AnyToken, EncodedPiece, VerifiedEncoder};
 use bytes::Bytes;
@@ -214,7 +214,11 @@ impl OutgoingAnswer {
         const GROUPS: u64 = (MEMORY_BLOCK_BYTES / GROUP_BYTES) as u64;
         let Some((held, encoder)) = self.parts.front() else { return };
         let from = self.ahead.max(index + 1);
-        let to = (index + 1 + READ_AHEAD_LEN).min(held.length().div_ceil(MEMORY_BLOCK_BYTES as u64));
+        let end = held.length().div_ceil(MEMORY_BLOCK_BYTES as u64);
+        let to = (index + 1 + READ_AHEAD_LEN).min(end);
+        if to < end && to < from + READ_AHEAD_STEP_LEN {
+            return;
+        }
         for block in from..to {
             if encoder.selection().intersects(block * GROUPS..(block + 1) * GROUPS) {
                 memory.read_ahead(held, block);

@@ -7,7 +7,7 @@ use super::{
     Clocks, Disk, Lease, MachineDisk, MemoryPages, MemoryTier, ReadsBy, Seed, SeedParts, Store, StoreConfig,
 };
 use crate::application::Application;
-use crate::limits::{CONNECTION_READS_LEN_MAX, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN};
+use crate::limits::{CONNECTION_READS_LEN_MAX, MEMORY_BLOCK_BYTES, READ_AHEAD_LEN, READ_AHEAD_STEP_LEN};
 use crate::queue::{
     Answer, AppPort, Charge, Command, ConnectionId, Credit, Delivery, End, Ending, PeerRequest, RequestId,
     Sleeper, WorkerPort, rings,
@@ -257,7 +257,7 @@ impl Host {
     }
 
     /// Polls the seed and takes its commands, until `ready`.
-    fn run(&mut self, ready: impl Fn(&Self) -> bool) {
+    fn run(&mut self, mut ready: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !ready(self) {
             assert!(begun.elapsed() < PATIENCE, "the seed goes no further");
@@ -389,6 +389,22 @@ fn blocks_are_read_ahead_of_a_get_within_its_bound_and_each_is_counted() {
     let request = host.ask(1, Request::Fetch(fetch));
     host.run(|host| host.ended.contains_key(&request));
     assert_eq!(host.memory.stats().ahead, 8, "one more");
+}
+
+#[test]
+fn blocks_are_read_ahead_in_twos() {
+    let mut host = Host::new(64 << 20);
+    let long = payload(11 * BLOCK, 1);
+    put(&host.store, &long);
+    let request = host.fetch(1, Token::of(&long));
+    let mut seen = Vec::new();
+    host.run(|host| {
+        seen.push(host.memory.stats().ahead);
+        host.ended.contains_key(&request)
+    });
+    seen.dedup();
+    assert!(seen.iter().all(|ahead| ahead.is_multiple_of(READ_AHEAD_STEP_LEN)), "{seen:?}");
+    assert_eq!(host.memory.stats().ahead, 10);
 }
 
 #[test]
