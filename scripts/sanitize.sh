@@ -37,7 +37,7 @@ case ${1:-} in
         TSAN_OPTIONS="suppressions=$suppressed report_thread_leaks=0" \
             cargo test -Zbuild-std -p dpdk --target "$target" "${tests[@]}"
         say "the disk-ring crate under the thread sanitizer"
-        cargo test -Zbuild-std -p disk-ring --target "$target"
+        cargo test -Zbuild-std -p disk-ring --target "$target" --lib
         ;;
     *) die "no option is called $1: give --thread or none" ;;
 esac
