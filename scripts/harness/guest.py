@@ -56,7 +56,7 @@ def machine(kernel, archive, boot, nic, tap="", on_port=False, iommu=True):
             "q35,kernel-irqchip=split",
             "-accel",
             "tcg,thread=multi",
-            # QEMU 10.0.2 reads 32 bytes where AVX's VINSERTF128 reads 16: BLAKE3 at the end of a huge page then ends in a segmentation fault.
+            # With AVX of QEMU 10.0.2 BLAKE3 ends in a segmentation fault at the end of a huge page, as if VINSERTF128 read 32 bytes in place of 16.
             "-cpu",
             "max,-avx,-avx2",
             "-smp",
