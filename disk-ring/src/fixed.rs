@@ -10,7 +10,7 @@ const FIXED_LEN_MAX: u32 = 1 << 14;
 
 /// The blocks that a ring has registered, in the order of their first reads.
 #[derive(Debug, Default)]
-pub(crate) struct FixedBlocks {
+pub struct FixedBlocks {
     /// Their places, by the numbers of the blocks.
     places: HashMap<u64, u16>,
     /// How many there may be; none until the first block, or where the kernel refuses them.

@@ -1,44 +1,22 @@
-//! Reads of files by io_uring.
+//! Reads and writes of files by io_uring.
 
 use crate::fixed::FixedBlocks;
-use crate::slabs::Slot;
+use crate::job::RingJob;
 use io_uring::{IoUring, Probe, opcode, types};
 use rustix::event::{EventfdFlags, eventfd};
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// The user data of the read that a wake ends.
 const WAKE: u64 = u64::MAX;
-/// Linux's flag of a read that does not wait.
-const RWF_NOWAIT: i32 = 8;
 
-/// A read of a file into a slot. The ring owns both until it is over.
-#[derive(Debug)]
-pub struct RingRead<T> {
-    /// The file.
-    pub file: Arc<File>,
-    /// The place in the file, bytes.
-    pub offset: u64,
-    /// The bytes to read, at most those of the slot.
-    pub len: usize,
-    /// Where they go.
-    pub memory: Slot,
-    /// Their place there, bytes.
-    pub at: usize,
-    /// Whether the read fails with [`io::ErrorKind::WouldBlock`] unless the page cache has its first bytes.
-    pub cached_only: bool,
-    /// The caller's own.
-    pub tag: T,
-}
-
-/// Reads that are on their way. It belongs to one thread; a [`RingWaker`] ends its wait.
-pub struct Ring<T> {
+/// Reads or writes that are on their way. It belongs to one thread; a [`RingWaker`] ends its wait.
+pub struct Ring<J: RingJob> {
     uring: IoUring,
     fixed: FixedBlocks,
-    reads: Vec<Option<Box<RingRead<T>>>>,
+    jobs: Vec<Option<Box<J>>>,
     free: Vec<usize>,
     wake: Arc<OwnedFd>,
     /// What a wake wrote. The kernel writes it while `is_armed`.
@@ -46,7 +24,7 @@ pub struct Ring<T> {
     is_armed: bool,
 }
 
-impl<T> fmt::Debug for Ring<T> {
+impl<J: RingJob> fmt::Debug for Ring<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
@@ -64,8 +42,8 @@ impl RingWaker {
     }
 }
 
-impl<T> Ring<T> {
-    /// A ring for this number of reads at a time.
+impl<J: RingJob> Ring<J> {
+    /// A ring for this number of jobs at a time.
     ///
     /// # Errors
     /// The kernel's error where it has no io_uring, or forbids it.
@@ -73,14 +51,17 @@ impl<T> Ring<T> {
         let uring = IoUring::new((u32::from(depth) + 1).next_power_of_two())?;
         let mut probe = Probe::new();
         uring.submitter().register_probe(&mut probe)?;
-        if !probe.is_supported(opcode::Read::CODE) {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring of this kernel cannot read"));
+        if !J::CODES.iter().chain(&[opcode::Read::CODE]).all(|&code| probe.is_supported(code)) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "io_uring of this kernel cannot read or write",
+            ));
         }
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let reads = (0..depth).map(|_| None).collect();
+        let jobs = (0..depth).map(|_| None).collect();
         let free = (0..usize::from(depth)).rev().collect();
         let fixed = FixedBlocks::default();
-        Ok(Self { uring, fixed, reads, free, wake, woken: Box::default(), is_armed: false })
+        Ok(Self { uring, fixed, jobs, free, wake, woken: Box::default(), is_armed: false })
     }
 
     /// A handle that ends [`Ring::wait`].
@@ -88,57 +69,43 @@ impl<T> Ring<T> {
         RingWaker(self.wake.clone())
     }
 
-    /// Reads on their way.
+    /// Jobs on their way.
     pub fn in_flight(&self) -> usize {
-        self.reads.len() - self.free.len()
+        self.jobs.len() - self.free.len()
     }
 
-    /// Whether a further read would go.
+    /// Whether a further job would go.
     pub fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// Begins a read with the next [`Ring::wait`].
+    /// Begins a job with the next [`Ring::wait`].
     ///
     /// # Errors
-    /// The read, if as many as there may be are on their way.
+    /// The job, if as many as there may be are on their way.
     ///
     /// # Panics
-    /// If the slot is shorter than the read.
-    pub fn push(&mut self, read: RingRead<T>) -> Result<(), RingRead<T>> {
-        assert!(
-            read.at.checked_add(read.len).is_some_and(|end| end <= read.memory.len()),
-            "the slot has room for the read"
-        );
-        let Some(place) = self.free.pop() else { return Err(read) };
-        let mut read = Box::new(read);
-        let (file, flags) = (types::Fd(read.file.as_raw_fd()), if read.cached_only { RWF_NOWAIT } else { 0 });
-        let len = u32::try_from(read.len).unwrap_or(u32::MAX);
-        let start = read.memory.start().wrapping_add(read.at);
-        let entry = match self.fixed.place(&self.uring, &read.memory) {
-            Some(block) => {
-                let entry = opcode::ReadFixed::new(file, start, len, block);
-                entry.offset(read.offset).rw_flags(flags).build()
-            }
-            None => opcode::Read::new(file, start, len).offset(read.offset).rw_flags(flags).build(),
-        };
-        let entry = entry.user_data(place as u64);
-        // SAFETY: the file and the slot stay in `reads`, untouched, until the kernel says that the read is over; a ring that is dropped
+    /// If a read's slot is shorter than the read.
+    pub fn push(&mut self, job: J) -> Result<(), J> {
+        let Some(place) = self.free.pop() else { return Err(job) };
+        let mut job = Box::new(job);
+        let entry = job.entry(&self.uring, &mut self.fixed).user_data(place as u64);
+        // SAFETY: the file and the memory of the job stay in `jobs`, untouched, until the kernel says that it is over; a ring that is dropped
         // earlier leaks them. The queue has an entry for each place, and one for the wake.
         if unsafe { self.uring.submission().push(&entry) }.is_err() {
             self.free.push(place);
-            return Err(*read);
+            return Err(*job);
         }
-        self.reads[place] = Some(read);
+        self.jobs[place] = Some(job);
         Ok(())
     }
 
-    /// Begins the reads that were pushed, and waits until one is over or a wake comes. Appends those that are over to `done`, with the number
-    /// of bytes read.
+    /// Begins the jobs that were pushed, and waits until one is over or a wake comes. Appends those that are over to `done`, with the number
+    /// of bytes read or written.
     ///
     /// # Errors
-    /// The kernel's error. Reads stay on their way.
-    pub fn wait(&mut self, done: &mut Vec<(RingRead<T>, io::Result<usize>)>) -> io::Result<()> {
+    /// The kernel's error. Jobs stay on their way.
+    pub fn wait(&mut self, done: &mut Vec<(J, io::Result<usize>)>) -> io::Result<()> {
         if !self.is_armed {
             let fd = types::Fd(self.wake.as_raw_fd());
             let entry = opcode::Read::new(fd, self.woken.as_mut_ptr(), 8).build().user_data(WAKE);
@@ -159,33 +126,28 @@ impl<T> Ring<T> {
                 continue;
             }
             let place = over.user_data() as usize;
-            let Some(read) = self.reads.get_mut(place).and_then(Option::take) else { continue };
+            let Some(job) = self.jobs.get_mut(place).and_then(Option::take) else { continue };
             self.free.push(place);
             let result = usize::try_from(over.result());
-            done.push((*read, result.map_err(|_| io::Error::from_raw_os_error(-over.result()))));
+            done.push((*job, result.map_err(|_| io::Error::from_raw_os_error(-over.result()))));
         }
         Ok(())
     }
 
-    /// Ends the ring. Returns the callers' own of the reads that are on their way; their files and slots stay with the kernel.
-    pub fn give_up(mut self) -> Vec<T> {
-        self.leave_reads()
+    /// Ends the ring. Returns the callers' own of the jobs that are on their way; their files and memory stay with the kernel.
+    pub fn give_up(mut self) -> Vec<J::Tag> {
+        self.leave_jobs()
     }
 
-    fn leave_reads(&mut self) -> Vec<T> {
-        // The kernel may still write there: a device that hangs never says when.
-        let leave = |read: Box<RingRead<T>>| {
-            let RingRead { file, memory, tag, .. } = *read;
-            std::mem::forget((file, memory));
-            tag
-        };
-        self.reads.drain(..).flatten().map(leave).collect()
+    fn leave_jobs(&mut self) -> Vec<J::Tag> {
+        // The kernel may still use them: a device that hangs never says when.
+        self.jobs.drain(..).flatten().map(|job| (*job).leave()).collect()
     }
 }
 
-impl<T> Drop for Ring<T> {
+impl<J: RingJob> Drop for Ring<J> {
     fn drop(&mut self) {
-        drop(self.leave_reads());
+        drop(self.leave_jobs());
         if self.is_armed {
             std::mem::forget(std::mem::take(&mut self.woken));
             std::mem::forget(self.wake.clone());
@@ -197,8 +159,12 @@ impl<T> Drop for Ring<T> {
 mod tests {
     use super::*;
     use crate::memory::Memory;
+    use crate::read::RingRead;
     use crate::slabs::Slabs;
+    use crate::write::RingWrite;
+    use bytes::Bytes;
     use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+    use std::fs::File;
     use std::io::Write;
     use std::ptr::{self, NonNull};
     use std::sync::Mutex;
@@ -210,7 +176,7 @@ mod tests {
 
     #[test]
     fn reads_end_in_any_order_with_their_bytes_and_a_wake_ends_a_wait() {
-        let mut ring = match Ring::<u64>::new(4) {
+        let mut ring = match Ring::<RingRead<u64>>::new(4) {
             Ok(ring) => ring,
             // A kernel or a container that forbids it says so, and the caller reads by threads.
             Err(error) => {
@@ -281,7 +247,7 @@ mod tests {
 
     #[test]
     fn blocks_in_huge_pages_are_registered_once_and_one_at_the_address_of_another_for_itself() {
-        let Ok(mut ring) = Ring::<u64>::new(4) else { return };
+        let Ok(mut ring) = Ring::<RingRead<u64>>::new(4) else { return };
         let mut file = tempfile::tempfile().unwrap();
         let data: Vec<u8> = (0..100_000_u32).map(|at| (at / 7) as u8).collect();
         file.write_all(&data).unwrap();
@@ -317,8 +283,32 @@ mod tests {
     }
 
     #[test]
+    fn writes_of_one_part_and_of_many_end_with_their_length_and_one_that_may_not_be_with_its_error() {
+        let Ok(mut ring) = Ring::<RingWrite<u64>>::new(4) else { return };
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let file = Arc::new(File::options().read(true).write(true).open(&path).unwrap());
+        let data: Vec<u8> = (0..100_000_u32).map(|at| (at / 7) as u8).collect();
+        let data = Bytes::from(data);
+        let parts = vec![data.slice(40_000..40_001), data.slice(40_001..90_000), data.slice(90_000..)];
+        ring.push(RingWrite::new(file.clone(), 40_000, parts, 1)).unwrap();
+        ring.push(RingWrite::new(file.clone(), 0, vec![data.slice(..40_000)], 2)).unwrap();
+        let read_only = Arc::new(File::open(&path).unwrap());
+        ring.push(RingWrite::new(read_only, 0, vec![data.slice(..10)], 3)).unwrap();
+        let mut done = Vec::new();
+        while done.len() < 3 {
+            ring.wait(&mut done).unwrap();
+        }
+        done.sort_by_key(|(write, _)| write.tag);
+        let ends: Vec<_> = done.iter().map(|(_, result)| result.as_ref().ok().copied()).collect();
+        assert_eq!(ends, [Some(60_000), Some(40_000), None]);
+        assert_eq!(std::fs::read(&path).unwrap(), data);
+        drop(done);
+        assert!(data.try_into_mut().is_ok(), "the ring has given the parts back");
+    }
+
+    #[test]
     fn a_ring_that_is_given_up_returns_the_tags_of_its_reads_and_leaves_their_slots_to_the_kernel() {
-        let Ok(mut ring) = Ring::<u64>::new(4) else { return };
+        let Ok(mut ring) = Ring::<RingRead<u64>>::new(4) else { return };
         let (quiet, slabs) =
             (Arc::new(File::from(eventfd(0, EventfdFlags::CLOEXEC).unwrap())), Slabs::of_heap(8, 1 << 20));
         let waker = ring.waker();

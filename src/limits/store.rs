@@ -31,6 +31,14 @@ pub const ROOM_STEP_BYTES: u64 = 4 << 20;
 /// A file of at least this length takes blocks of the disk in such steps ahead of the bytes that are written, bytes: those of the room that it
 /// has taken.
 pub const ALLOCATION_STEP_BYTES: u64 = ROOM_STEP_BYTES;
+/// A payload of at least this length is written past the page cache, bytes: a shorter one stays in it for GETs that soon follow.
+pub const DIRECT_WRITE_BYTES_MIN: u64 = 16 << 20;
+/// Pieces of such a payload that arrive together are written once they have as many bytes as this; fewer once none waits.
+pub const DIRECT_RUN_BYTES: usize = 1 << 20;
+/// Writes past the page cache that are on their way: more wait for one to end.
+pub const WRITES_LEN_MAX: u16 = 64;
+/// Reads and writes past the page cache begin at multiples of this, in the file and in memory, bytes.
+pub const PAGE_BYTES: usize = 4096;
 /// Steps of PUTs that the thread which writes takes before it wakes the application for their results.
 pub const WRITE_STEPS_LEN: usize = 16;
 /// Between two looks for PUTs that go no further, milliseconds.

@@ -1,5 +1,6 @@
 //! How a store makes, writes, moves and removes files: by the calls of [`Disk`], which a test replaces by a disk that fails and forgets.
 
+use super::direct_writer::DirectWriter;
 use super::error::StoreError;
 use super::reader::BlockReader;
 use crate::limits::STORE_JOURNAL_BYTES_MAX;
@@ -9,7 +10,7 @@ use std::collections::HashSet;
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,14 @@ pub trait Disk: Debug + Send + Sync {
         OpenOptions::new().write(true).open(path)
     }
 
+    /// The same, for writes past the page cache.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] or [`io::ErrorKind::Unsupported`] where there are none.
+    fn open_to_write_direct(&self, _path: &Path) -> io::Result<File> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Opens a file to read and write it.
     fn open_to_change(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(path)
@@ -79,8 +88,8 @@ pub trait Disk: Debug + Send + Sync {
         file.read_exact_at(out, offset)
     }
 
-    /// Whether io_uring may read in place of [`Disk::read`].
-    fn reads_by_ring(&self) -> bool {
+    /// Whether io_uring may read in place of [`Disk::read`], and write in place of [`Disk::write`].
+    fn has_ring(&self) -> bool {
         false
     }
 
@@ -140,7 +149,11 @@ pub trait Disk: Debug + Send + Sync {
 pub struct MachineDisk;
 
 impl Disk for MachineDisk {
-    fn reads_by_ring(&self) -> bool {
+    fn open_to_write_direct(&self, path: &Path) -> io::Result<File> {
+        OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path)
+    }
+
+    fn has_ring(&self) -> bool {
         true
     }
 
@@ -158,20 +171,28 @@ struct DiskState {
     /// Directories that were made and whose names may not be durable: a sync failed.
     uncertain: Mutex<HashSet<PathBuf>>,
     reader: Arc<BlockReader>,
+    direct_writer: DirectWriter,
     /// Whether the file system cannot allocate blocks ahead.
     no_allocation: AtomicBool,
 }
 
 impl StoreDisk {
     pub(super) fn new(disk: Arc<dyn Disk>) -> Self {
-        let reader = Arc::new(BlockReader::new(disk.reads_by_ring()));
-        let state = DiskState { uncertain: Mutex::default(), reader, no_allocation: AtomicBool::new(false) };
+        let reader = Arc::new(BlockReader::new(disk.has_ring()));
+        let direct_writer = DirectWriter::new(disk.has_ring());
+        let (uncertain, no_allocation) = (Mutex::default(), AtomicBool::new(false));
+        let state = DiskState { uncertain, reader, direct_writer, no_allocation };
         Self(disk, Arc::new(state))
     }
 
     /// What reads for threads that must not wait.
     pub(super) fn reader(&self) -> &Arc<BlockReader> {
         &self.1.reader
+    }
+
+    /// What writes long files past the page cache.
+    pub(super) fn direct_writer(&self) -> &DirectWriter {
+        &self.1.direct_writer
     }
 
     fn uncertain(&self) -> MutexGuard<'_, HashSet<PathBuf>> {

@@ -257,7 +257,7 @@ impl ReaderShared {
     }
 
     /// The one thread with the ring.
-    fn run_ring(&self, mut ring: Ring<RingStep>) {
+    fn run_ring(&self, mut ring: Ring<RingRead<RingStep>>) {
         let mut over = Vec::new();
         loop {
             while ring.has_room() {
@@ -278,7 +278,7 @@ impl ReaderShared {
 
     /// The kernel gives no answers any more: what waits is read by threads, and what is on its way ends with an error. Its memory stays with
     /// the kernel.
-    fn fail_over(&self, ring: Ring<RingStep>, error: &io::Error) {
+    fn fail_over(&self, ring: Ring<RingRead<RingStep>>, error: &io::Error) {
         tracing::error!(%error, "io_uring failed: the store reads by threads from now on");
         {
             let mut queue = self.queue();
@@ -293,7 +293,7 @@ impl ReaderShared {
         self.run_threads();
     }
 
-    fn begin(&self, ring: &mut Ring<RingStep>, read: BlockRead) {
+    fn begin(&self, ring: &mut Ring<RingRead<RingStep>>, read: BlockRead) {
         let BlockRead { source, start, len, memory, done } = read;
         let step = RingStep { source, start, len, how: How::Cached, done };
         match step.source.file() {
@@ -307,14 +307,27 @@ impl ReaderShared {
     }
 
     /// Reads a block past the page cache, or else through it.
-    fn push_uncached(&self, ring: &mut Ring<RingStep>, mut step: RingStep, file: Arc<File>, memory: Slot) {
+    fn push_uncached(
+        &self,
+        ring: &mut Ring<RingRead<RingStep>>,
+        mut step: RingStep,
+        file: Arc<File>,
+        memory: Slot,
+    ) {
         let direct = self.direct(&step, &memory);
         step.how = if direct.is_some() { How::Direct } else { How::Buffered };
         self.push(ring, step, direct.unwrap_or(file), memory, 0);
     }
 
     /// Reads what is missing from the byte `at` of a block on.
-    fn push(&self, ring: &mut Ring<RingStep>, step: RingStep, file: Arc<File>, memory: Slot, at: usize) {
+    fn push(
+        &self,
+        ring: &mut Ring<RingRead<RingStep>>,
+        step: RingStep,
+        file: Arc<File>,
+        memory: Slot,
+        at: usize,
+    ) {
         let (offset, cached_only) = (step.start + at as u64, step.how == How::Cached);
         let mut len = step.len - at;
         if step.how == How::Direct {
@@ -326,7 +339,12 @@ impl ReaderShared {
         }
     }
 
-    fn go_on(&self, ring: &mut Ring<RingStep>, read: RingRead<RingStep>, result: io::Result<usize>) {
+    fn go_on(
+        &self,
+        ring: &mut Ring<RingRead<RingStep>>,
+        read: RingRead<RingStep>,
+        result: io::Result<usize>,
+    ) {
         let RingRead { file, memory, at, tag: mut step, .. } = read;
         match (step.how, result) {
             (how, Ok(len)) if at + len >= step.len => {

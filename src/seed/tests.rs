@@ -2,6 +2,7 @@
 
 mod allocation;
 mod ahead;
+mod direct;
 mod writes;
 
 use super::{

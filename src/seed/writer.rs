@@ -5,7 +5,7 @@
 use super::committer::Committer;
 use super::short::is_short;
 use super::writing::Writing;
-use super::written::{WriteOutcome, WriteResult};
+use super::written::{Later, Teller, WriteOutcome, WriteResult};
 use super::{Lease, Store, StoreError, checking};
 use crate::limits::{LEASE_MARGIN_S, WRITE_STEPS_LEN};
 use crate::queue::{Charge, PeerRequest, RequestId, Waker};
@@ -78,9 +78,9 @@ impl Writer {
         let thread = WriteThread {
             store: store.clone(),
             committer,
-            done,
-            waker,
+            teller: Teller { done, waker },
             writings: FxHashMap::default(),
+            unflushed: Vec::new(),
             has_results: false,
         };
         std::thread::Builder::new().name("stoq-write".into()).spawn(move || thread.run(&incoming))?;
@@ -101,10 +101,11 @@ impl Writer {
 struct WriteThread {
     store: Arc<Store>,
     committer: Committer,
-    done: Sender<WriteResult>,
-    waker: Waker,
+    teller: Teller,
     /// What is being written. A dropped writer removes its files.
     writings: FxHashMap<RequestId, Writing>,
+    /// Those with pieces that wait for others, to be written at once.
+    unflushed: Vec<RequestId>,
     /// Whether results were sent since the last wake.
     has_results: bool,
 }
@@ -119,6 +120,11 @@ impl WriteThread {
                     self.wake();
                 }
                 self.step(job.request, job.step, job.waits);
+            }
+            for request in self.unflushed.drain(..) {
+                if let Some(writing) = self.writings.get_mut(&request) {
+                    writing.flush();
+                }
             }
             self.wake();
         }
@@ -140,7 +146,7 @@ impl WriteThread {
     /// Has the results taken that were sent since the last wake.
     fn wake(&mut self) {
         if std::mem::take(&mut self.has_results) {
-            self.waker.wake();
+            self.teller.waker.wake();
         }
     }
 
@@ -165,13 +171,21 @@ impl WriteThread {
                 self.committer.commit(request, held, over_s, waits);
             }
             WriteStep::Bytes(bytes, charge) => {
-                let written = self.writings.get_mut(&request).map(|writing| write(writing, &bytes));
+                let result = Some((request, WriteOutcome::Bytes(charge), waits.clone()));
+                let mut later = Later { teller: &self.teller, result };
+                let written =
+                    self.writings.get_mut(&request).map(|writing| write(writing, &bytes, &mut later));
+                let result = later.result;
                 drop(bytes);
                 if let Some(Err(error)) = written {
                     self.writings.remove(&request);
-                    self.tell(request, WriteOutcome::Ended(Err(error)), waits.clone());
+                    self.tell(request, WriteOutcome::Ended(Err(error)), waits);
                 }
-                self.tell(request, WriteOutcome::Bytes(charge), waits);
+                match result {
+                    Some((request, written, waits)) => self.tell(request, written, waits),
+                    None if self.unflushed.last() != Some(&request) => self.unflushed.push(request),
+                    None => {}
+                }
             }
             WriteStep::Commit(over_s) => {
                 // One that has failed has its result already.
@@ -190,7 +204,7 @@ impl WriteThread {
 
     fn tell(&mut self, request: RequestId, written: WriteOutcome, waits: Arc<()>) {
         // Sending fails only if this instance has ended.
-        let _ = self.done.send((request, written, waits));
+        let _ = self.teller.done.send((request, written, waits));
         self.has_results = true;
     }
 }
@@ -270,9 +284,9 @@ fn begin_mirror(store: &Store, begun: MirrorBegun) -> Result<Writing, StoreError
     }
 }
 
-fn write(writing: &mut Writing, bytes: &NewBytes) -> Result<(), StoreError> {
+fn write(writing: &mut Writing, bytes: &NewBytes, later: &mut Later<'_>) -> Result<(), StoreError> {
     match bytes {
-        NewBytes::Piece(piece) => writing.piece(piece),
+        NewBytes::Piece(piece) => writing.piece(piece, later),
         NewBytes::Shard(blob, piece) => writing.shard(*blob, piece),
         NewBytes::Stripes(start, count, lanes) => writing.stripes(*start, *count, *lanes),
     }

@@ -3,8 +3,8 @@
 use super::piece::{Proof, UncheckedPiece, VerifiedPiece, VerifyError};
 use super::walk::{Step, Walk};
 use super::{PAIR_BYTES, Selection, Token, hash_pair, hash_subtree, split_pair};
-use crate::limits::GROUP_BYTES;
-use bytes::BytesMut;
+use crate::limits::{GROUP_BYTES, PAGE_BYTES};
+use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 
@@ -257,8 +257,13 @@ impl VerifiedDecoder {
             return;
         }
         self.spent.push(std::mem::take(&mut self.arena));
-        let free = self.spent.iter_mut().position(|arena| arena.try_reclaim(bytes));
-        self.arena = free.map_or_else(|| BytesMut::with_capacity(bytes), |at| self.spent.remove(at));
+        let whole = bytes + PAGE_BYTES - 1;
+        let free = self.spent.iter_mut().position(|arena| arena.try_reclaim(whole));
+        self.arena = free.map_or_else(|| BytesMut::with_capacity(whole), |at| self.spent.remove(at));
+        // Its pieces begin at pages then: they can be written past the page cache.
+        let before = self.arena.as_ptr().addr().wrapping_neg() % PAGE_BYTES;
+        self.arena.resize(before, 0);
+        self.arena.advance(before);
         if self.spent.len() > SPENT_ARENAS_LEN {
             self.spent.remove(0);
         }
@@ -305,6 +310,34 @@ mod tests {
         }
         assert!(decoder.is_complete());
         spent
+    }
+
+    #[test]
+    fn pieces_of_a_long_payload_begin_at_pages_of_memory_also_where_it_is_used_again() {
+        let data: Vec<u8> = (0..(4 << 20) + 5000).map(|at: u32| (at / 3) as u8).collect();
+        let (token, outboard) = Outboard::build(&data[..], data.len() as u64).unwrap();
+        let mut encoder = VerifiedEncoder::new(outboard, Ranges::all()).unwrap();
+        let mut decoder = VerifiedDecoder::new(token, data.len() as u64, Ranges::all()).unwrap();
+        let (mut pieces, mut seen) = (Vec::new(), 0);
+        while encoder.next_batch(100_000, &mut pieces).unwrap() > 0 {
+            for piece in pieces.drain(..) {
+                match piece {
+                    EncodedPiece::Proof(pairs) => decoder.push(&pairs).unwrap(),
+                    EncodedPiece::Data { offset, len } => {
+                        decoder.push(&data[offset as usize..][..len]).unwrap();
+                    }
+                }
+            }
+            for piece in std::iter::from_fn(|| decoder.poll()) {
+                assert_eq!(piece.data, data[piece.offset as usize..][..piece.data.len()]);
+                // Those before are in memory that grows.
+                if piece.offset >= ARENA_BYTES as u64 {
+                    assert!(piece.data.as_ptr().addr().is_multiple_of(PAGE_BYTES), "from {}", piece.offset);
+                    seen += piece.data.len();
+                }
+            }
+        }
+        assert!(seen > 3 << 20);
     }
 
     #[test]

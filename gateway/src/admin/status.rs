@@ -11,7 +11,9 @@ use stoq::network::OpenPort;
 use stoq::nic::Offloads;
 use stoq::nic::interface::{Interface, InterfaceView};
 use stoq::rights::{Grant, MessageQueues, Right};
-use stoq::seed::{Census, CheckState, ClockState, DamageState, MemoryStats, ReadState, ScrubState};
+use stoq::seed::{
+    Census, CheckState, ClockState, DamageState, MemoryStats, ReadState, ScrubState, WriteState,
+};
 use stoq::send_limit::LimitTimes;
 use stoq::tls::NodeId;
 
@@ -134,6 +136,8 @@ struct StoreRow {
     memory: Option<MemoryStats>,
     /// How blocks that are not in memory are read.
     reads: ReadState,
+    /// How long payloads are written past the page cache.
+    writes: WriteState,
 }
 
 impl Status {
@@ -262,5 +266,6 @@ fn kept(source: &AdminSource) -> Option<StoreRow> {
         damage: store.damage(),
         memory: source.memory(),
         reads: store.reads(),
+        writes: store.writes(),
     })
 }

@@ -34,6 +34,7 @@ pub(super) fn store(source: &AdminSource, out: &mut Exposition) {
     scrub(store, &damage, out);
     read_files(store, out);
     reads(store, out);
+    writes(store, out);
     memory(source, out);
 }
 
@@ -135,6 +136,17 @@ fn reads(store: &Store, out: &mut Exposition) {
         ("failed", reads.failed),
     ];
     for (result, value) in results {
+        out.sample(&[("result", &result)], value);
+    }
+}
+
+fn writes(store: &Store, out: &mut Exposition) {
+    let writes = store.writes();
+    let help = "Writes of long payloads past the page cache that are on their way, or wait for it.";
+    out.single("stoq_store_direct_writes_in_flight", MetricKind::Gauge, help, writes.in_flight);
+    let help = "Writes of long payloads past the page cache, by what became of them.";
+    out.family("stoq_store_direct_writes_total", MetricKind::Counter, help);
+    for (result, value) in [("written", writes.written), ("failed", writes.failed)] {
         out.sample(&[("result", &result)], value);
     }
 }

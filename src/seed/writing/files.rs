@@ -1,9 +1,11 @@
 //! A blob and its outboard while they are written into the store, under temporary names.
 
-use crate::limits::ALLOCATION_STEP_BYTES;
+use super::direct::DirectFile;
+use crate::limits::{ALLOCATION_STEP_BYTES, DIRECT_WRITE_BYTES_MIN};
 use crate::seed::disk::{StoreDisk, write_error};
 use crate::seed::error::StoreError;
 use crate::seed::layout::{BLOB, OUTBOARD};
+use crate::seed::written::Later;
 use crate::token::{PAIR_BYTES, Proof, Selection, VerifiedPiece, outboard_bytes};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,6 +26,10 @@ pub(super) struct NewFiles {
     pub(super) blob: Option<File>,
     /// Absent before the first piece, and if the payload is one group.
     pub(super) outboard: Option<File>,
+    /// The blob as it is written past the page cache. Absent before a first piece that may be, and without such writes.
+    direct: Option<Box<DirectFile>>,
+    /// Whether the blob was looked at for them.
+    is_direct_known: bool,
     written_bytes: u64,
     /// The blob has blocks for its bytes before this one.
     allocated: u64,
@@ -57,6 +63,8 @@ impl NewFiles {
             outboard_path: temporary.with_added_extension(OUTBOARD),
             blob: None,
             outboard: None,
+            direct: None,
+            is_direct_known: false,
             written_bytes: 0,
             allocated: 0,
             written_back: 0,
@@ -102,6 +110,7 @@ impl NewFiles {
             self.written.first_key_value().filter(|(start, _)| **start == 0).map_or(0, |(_, end)| *end);
         let to = whole - whole % ALLOCATION_STEP_BYTES;
         if self.is_stepped()
+            && self.direct.is_none()
             && to > self.written_back
             && let Some(blob) = &self.blob
         {
@@ -132,8 +141,30 @@ impl NewFiles {
         self.written_bytes
     }
 
-    /// Writes a piece and its hash pairs.
-    pub(super) fn write(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+    /// Begins to write the pieces that wait for others.
+    pub(super) fn flush(&mut self) {
+        if let Some(direct) = &mut self.direct {
+            direct.flush();
+        }
+    }
+
+    /// The first bytes of a piece that are written later: whole pages of a long payload.
+    fn later_bytes(&mut self, piece: &VerifiedPiece) -> usize {
+        let whole = DirectFile::whole_pages(piece.offset, &piece.data);
+        let is_long = self.is_stepped() && self.length >= DIRECT_WRITE_BYTES_MIN;
+        if whole > 0 && is_long && !std::mem::replace(&mut self.is_direct_known, true) {
+            let (disk, path, length) = (&self.disk, &self.blob_path, self.length);
+            self.direct = self.blob.as_ref().and_then(|blob| DirectFile::open(disk, path, blob, length));
+        }
+        if self.direct.is_some() { whole } else { 0 }
+    }
+
+    /// Writes a piece and its hash pairs; or begins to, and takes what is told after that.
+    pub(super) fn write(
+        &mut self,
+        piece: &VerifiedPiece,
+        later: Option<&mut Later<'_>>,
+    ) -> Result<(), StoreError> {
         let foreign = StoreError::Foreign { offset: piece.offset, length: self.length };
         let len = piece.data.len() as u64;
         let end = piece.offset.checked_add(len).filter(|&end| end <= self.length);
@@ -150,9 +181,18 @@ impl NewFiles {
         }
         self.open()?;
         self.allocate(piece.offset, end)?;
-        if let Some(blob) = &self.blob {
-            let written = self.disk.0.write(blob, &piece.data, piece.offset);
-            written.map_err(|e| write_error(&self.blob_path, len, e))?;
+        let failed = |path: &Path, error| write_error(path, len, error);
+        let mut whole = 0;
+        if let Some(later) = later {
+            whole = self.later_bytes(piece);
+            if let Some(direct) = self.direct.as_mut().filter(|_| whole > 0) {
+                let written = direct.write(piece.offset, piece.data.slice(..whole), later);
+                written.map_err(|e| failed(&self.blob_path, e))?;
+            }
+        }
+        if let Some(blob) = self.blob.as_ref().filter(|_| whole < piece.data.len()) {
+            let written = self.disk.0.write(blob, &piece.data[whole..], piece.offset + whole as u64);
+            written.map_err(|e| failed(&self.blob_path, e))?;
         }
         self.write_pairs(&piece.proofs)?;
         self.note_written(from, to);
@@ -167,6 +207,9 @@ impl NewFiles {
     pub(super) fn sync(&mut self) -> Result<(), StoreError> {
         self.check_complete()?;
         self.open()?;
+        if let Some(direct) = &mut self.direct {
+            direct.finish().map_err(|e| write_error(&self.blob_path, self.length, e))?;
+        }
         let (blob, outboard) = ((&self.blob, &self.blob_path), (&self.outboard, &self.outboard_path));
         for ((file, path), length) in [(blob, self.length), (outboard, outboard_bytes(self.length))] {
             if let Some(file) = file {

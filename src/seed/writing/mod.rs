@@ -1,5 +1,6 @@
 //! Writes of the store: a payload, lanes of a set, or a payload that is restored from shards.
 
+mod direct;
 mod files;
 mod payload;
 mod row;
@@ -10,6 +11,7 @@ pub(in crate::seed) use payload::PlacedPayload;
 pub use set::SetWriter;
 
 use super::{Lease, Store, StoreError};
+use crate::seed::written::{Committed, Later};
 use crate::shard::{AssembleError, Assembler, Blob, Coding, Descriptor, Lanes};
 use crate::token::{AnyToken, GROUP_BYTES_U64, Outboard, PAIR_BYTES, Proof, VerifiedPiece};
 use bytes::Bytes;
@@ -20,9 +22,6 @@ use std::path::Path;
 
 /// Bytes that are copied at a time from a restored payload's file to the store. Whole groups.
 const COPY_BYTES: u64 = 1 << 20;
-
-/// The token now held and its payload bytes, or why it is not held.
-pub(in crate::seed) type Committed = Result<(AnyToken, u64), StoreError>;
 
 /// A payload or set that is being written into the store.
 pub(in crate::seed) enum Writing {
@@ -67,11 +66,23 @@ impl Writing {
         matches!(self, Self::Payload(writer) | Self::Coded(writer, ..) if writer.is_row())
     }
 
-    pub(in crate::seed) fn piece(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+    /// Writes a piece; or begins to, and takes what is told after that.
+    pub(in crate::seed) fn piece(
+        &mut self,
+        piece: &VerifiedPiece,
+        later: &mut Later<'_>,
+    ) -> Result<(), StoreError> {
         match self {
-            Self::Payload(writer) | Self::Coded(writer, ..) => writer.write(piece),
+            Self::Payload(writer) | Self::Coded(writer, ..) => writer.write_or_begin(piece, Some(later)),
             Self::Set(writer) => writer.write(Blob::Content, piece),
             Self::Assembled { .. } | Self::Held(..) => Ok(()),
+        }
+    }
+
+    /// Begins to write the pieces that wait for others.
+    pub(in crate::seed) fn flush(&mut self) {
+        if let Self::Payload(writer) | Self::Coded(writer, ..) = self {
+            writer.flush();
         }
     }
 

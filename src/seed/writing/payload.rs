@@ -13,6 +13,7 @@ use crate::seed::lease::Lease;
 use crate::seed::open_payload::OpenPayload;
 use crate::seed::reservation::Reservation;
 use crate::seed::short::{has_short_pairs, is_short};
+use crate::seed::written::Later;
 use crate::token::{AnyToken, Ranges, Token, VerifiedPiece};
 use std::sync::Arc;
 
@@ -103,10 +104,26 @@ impl PayloadWriter {
     /// [`StoreError::Capacity`], [`StoreError::Entries`] or [`StoreError::DiskFull`] if others have taken the room, [`StoreError::Io`] if the
     /// disk fails, [`StoreError::Foreign`] if the piece or a pair lies outside the payload.
     pub fn write(&mut self, piece: &VerifiedPiece) -> Result<(), StoreError> {
+        self.write_or_begin(piece, None)
+    }
+
+    /// The same, or begins to, and takes what is told after that.
+    pub(super) fn write_or_begin(
+        &mut self,
+        piece: &VerifiedPiece,
+        later: Option<&mut Later<'_>>,
+    ) -> Result<(), StoreError> {
         self.reserved.cover(self.written_bytes() + piece.data.len() as u64)?;
         match &mut self.new {
-            NewPayload::Files(files) => files.write(piece),
+            NewPayload::Files(files) => files.write(piece, later),
             NewPayload::Row(row) => row.write(piece),
+        }
+    }
+
+    /// Begins to write the pieces that wait for others.
+    pub(super) fn flush(&mut self) {
+        if let NewPayload::Files(files) = &mut self.new {
+            files.flush();
         }
     }
 

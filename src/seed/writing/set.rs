@@ -156,7 +156,7 @@ impl SetWriter {
             Target::Payload(writer) => writer.write(piece),
             Target::Lanes(files, room) => {
                 room.cover(files.written_bytes() + piece.data.len() as u64)?;
-                files.write(piece)
+                files.write(piece, None)
             }
         }
     }
