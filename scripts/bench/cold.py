@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import ensure, main, random_file, run, say
+from harness import ensure, main, random_file, run, say, wait_until
 from scene import CLIENT, CLIENT_CORE, DPDK_MIB, GATEWAY, GATEWAY_CORE, PORT, STORE_IDLE, Bench, how_built, pinned
 from slow_disk import SlowDisk
 
@@ -21,6 +21,8 @@ HOT_GATEWAY, HOT_CLIENT = "10.79.0.1", "10.79.0.2"
 #: Fetches of the first group of the hot payload, whose times are measured.
 TRIPS = 2000
 COLD = 4
+#: PUTs that are each durable before the next, beside one that is as long as six payloads.
+SHORT_PUTS, SHORT_BYTES, LONG_PUT = 300, 20_000, 6
 #: The blocks that the store reads, and how many are on their way for these payloads together.
 BLOCK, DEPTH = "2M", COLD * 5
 
@@ -105,10 +107,8 @@ class Cold(Bench):
 
     def result(self, child):
         out, _ = child.communicate(timeout=300)
-        ensure(
-            child.returncode == 0,
-            f"a client failed with status {child.returncode}: {Path(self / 'client.log').read_text()}",
-        )
+        logs = "".join(log.read_text() for log in (self / "client.log", self / "hot.log") if log.exists())
+        ensure(child.returncode == 0, f"a client failed with status {child.returncode}: {logs}")
         return json.loads(out.splitlines()[-1])
 
     def get(self, name, *tokens, trips=None):
@@ -160,6 +160,25 @@ class Cold(Bench):
         self.note("fio writes 256 KiB with one fsync at the end, MB/s", job["write"]["bw_bytes"] / 1e6)
         target.unlink()
         return said["token"]
+
+    def puts_beside(self):
+        """Short PUTs, each durable before the next, alone and beside a long one."""
+        self.start()
+        shorts = [
+            "bench", "--put", "--keep", "1d", "--payload", SHORT_BYTES, "--bytes", SHORT_PUTS * SHORT_BYTES,
+        ]  # fmt: skip
+        alone = self.result(self.stoq("hot", *shorts))
+        self.note("short PUTs alone, a second", alone["puts_per_s"])
+        self.note("short PUTs alone, p99 us", alone["p99_us"])
+        long = self.stoq("client", "bench", "--put", "--keep", "1d", "--bytes", (LONG_PUT * self.mib) << 20)
+        wait_until("the long PUT begins", lambda: any((self.store / "tmp").glob("*.blob")), every_s=0.01)
+        beside = self.result(self.stoq("hot", *shorts))
+        if long.poll() is not None:
+            say("the last of the short PUTs came after the long one: give longer payloads")
+        self.note("short PUTs beside a long one, a second", beside["puts_per_s"])
+        self.note("short PUTs beside a long one, p99 us", beside["p99_us"])
+        self.note("a long PUT beside short ones, MB/s", self.result(long)["gbit_per_s"] * 125)
+        self.stop()
 
     def rate(self, *tokens):
         return self.result(self.get("client", *tokens))["gbit_per_s"] * 125
@@ -232,6 +251,8 @@ def cold():
             for number in range(ROUNDS):
                 say(f"round {number + 1} of {ROUNDS}")
                 shutil.rmtree(it.store, ignore_errors=True)
+                it.puts_beside()
+                shutil.rmtree(it.store)
                 tokens = [it.put() for _ in range(COLD + 1)]
                 it.reads(tokens, it.put_file(it.memory_mib)["token"])
         finally:

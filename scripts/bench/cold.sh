@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reads of payloads that are not in memory, and PUTs to disk, beside fio on the same disk in the same run: over memif, one cold GET and one hot, four cold
-# GETs together, a hot one and small ones beside them, a PUT with its fsync. Prints a table of Markdown. Needs root.
+# GETs together, a hot one and small ones beside them, a PUT with its fsync, and short PUTs beside a long one. Prints a table of Markdown. Needs root.
 #
 #   scripts/bench/cold.sh [DIRECTORY [MIB]]    the store is made below DIRECTORY (/var/tmp), of five payloads of MIB (512) each
 #

@@ -4,7 +4,7 @@
 
 use super::Store;
 use super::reader::again;
-use crate::limits::WRITES_LEN_MAX;
+use crate::limits::{PAGE_BYTES, WRITES_LEN_MAX};
 use bytes::{Buf, Bytes};
 use disk_ring::{Ring, RingWaker, RingWrite};
 use std::collections::VecDeque;
@@ -237,9 +237,15 @@ impl DirectShared {
                 if parts.is_empty() {
                     return self.end(end, Ok(()));
                 }
+                if !offset.is_multiple_of(PAGE_BYTES as u64) {
+                    // A disk that is full, as a rule: the error is that of the next write.
+                    return self.write_plain(DirectWrite { file, offset, parts, end });
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+            {
                 self.refuse(&error);
                 return self.write_plain(DirectWrite { file, offset, parts, end });
             }
