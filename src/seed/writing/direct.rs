@@ -150,8 +150,8 @@ impl DirectFile {
         self.writes.state().len += 1;
         let writes = self.writes.clone();
         let done = Box::new(move |result| {
-            writes.end(result);
             drop(told);
+            writes.end(result);
         });
         let end = DirectEnd { plain: self.plain.clone(), done };
         let write = DirectWrite { file: self.file.clone(), offset: start, parts, end };
