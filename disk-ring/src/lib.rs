@@ -3,6 +3,7 @@
 //! [`Slabs`] divides blocks of memory into slots of one size a block. A [`Slot`] is owned by one holder, stays where it is, and goes back when it
 //! is dropped. A [`Ring`] owns the memory and the files of its reads or writes until the kernel is done with them.
 
+mod batch;
 mod cached;
 mod fixed;
 mod job;
@@ -13,6 +14,7 @@ mod slabs;
 mod write;
 mod write_back;
 
+pub use batch::give_way;
 pub use cached::is_cached;
 pub use job::RingJob;
 pub use memory::{HeapMemory, Memory, PAGE_BYTES};

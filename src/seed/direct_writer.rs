@@ -6,7 +6,7 @@ use super::Store;
 use super::reader::again;
 use crate::limits::{PAGE_BYTES, WRITES_LEN_MAX};
 use bytes::{Buf, Bytes};
-use disk_ring::{Ring, RingWaker, RingWrite};
+use disk_ring::{Ring, RingWaker, RingWrite, give_way};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -188,6 +188,8 @@ impl DirectShared {
     }
 
     fn run(&self, mut ring: Ring<RingWrite<DirectEnd>>) {
+        // As the thread that reads does.
+        let _ = give_way();
         let mut over = Vec::new();
         loop {
             while ring.has_room() {

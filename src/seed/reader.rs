@@ -5,7 +5,7 @@
 
 use super::Store;
 use crate::limits::{READ_THREADS_LEN_MAX, READS_LEN_MAX};
-use disk_ring::{PAGE_BYTES, Ring, RingRead, RingWaker, Slot, is_cached};
+use disk_ring::{PAGE_BYTES, Ring, RingRead, RingWaker, Slot, give_way, is_cached};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -258,6 +258,8 @@ impl ReaderShared {
 
     /// The one thread with the ring.
     fn run_ring(&self, mut ring: Ring<RingRead<RingStep>>) {
+        // Workers that share a core with it yield while they have no packets. Otherwise it would take the core from them whenever a block arrives.
+        let _ = give_way();
         let mut over = Vec::new();
         loop {
             while ring.has_room() {
